@@ -1,0 +1,1 @@
+"""Plays real traffic against the whole system on one machine and shows it."""

@@ -1,0 +1,1 @@
+"""Serves a quantized multimodal DeepSeek model with Ray Serve and an OpenAI-shaped API."""
