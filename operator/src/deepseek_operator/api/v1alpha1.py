@@ -1,0 +1,538 @@
+"""`DeepSeekDeployment` in `inference.deepseek.dev/v1alpha1`: the only place a field is declared.
+
+`crd.py` turns these models into `crds/*.yaml`, the chart's copy and `docs/api.md`; `make verify` fails when they differ.
+
+Conventions (those of the Kubernetes API): integers with their unit in the name, no floats (a rate is a quantity such as
+`"12.5"`), no durations, no booleans where a third value could come one day. Every default stands here and nowhere else.
+The keys that begin with `x-kubernetes-` in `json_schema_extra` go into the schema as they are.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+GROUP = "inference.deepseek.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "DeepSeekDeployment"
+PLURAL = "deepseekdeployments"
+SINGULAR = "deepseekdeployment"
+SHORT_NAMES = ("dsd",)
+
+Mode = Literal["Predictive", "Reactive", "Shadow", "Manual"]
+Quantization = Literal["none", "int8", "int4"]
+ModelMode = Literal["auto", "text-only"]
+Engine = Literal["transformers", "vllm", "echo"]
+BetweenThresholds = Literal["Consolidate", "Hold"]
+ConditionType = Literal["Ready", "MetricsAvailable", "ForecastAvailable", "ScalingLimited", "Progressing", "Degraded"]
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+_SUFFIXES = {
+    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(10) ** 3, "M": Decimal(10) ** 6,
+    "G": Decimal(10) ** 9, "Ki": Decimal(2) ** 10, "Mi": Decimal(2) ** 20, "Gi": Decimal(2) ** 30,
+}  # fmt: skip
+
+
+def quantity_value(text: str) -> float:
+    """The number a Kubernetes quantity stands for: `"12.5"` is 12.5, `"1500m"` is 1.5.
+
+    Raises `ValueError` naming what is allowed when the text is no quantity.
+    """
+    stripped = str(text).strip()
+    suffix = stripped[-2:] if stripped[-2:] in _SUFFIXES and stripped[-2:] else stripped[-1:] if stripped[-1:] in _SUFFIXES else ""
+    try:
+        number = Decimal(stripped.removesuffix(suffix) if suffix else stripped)
+        if not number.is_finite():
+            raise ArithmeticError
+    except ArithmeticError:
+        raise ValueError(f"{text!r} is not a quantity; write a number such as '12.5', '1500m' or '2k'") from None
+    return float(number * _SUFFIXES[suffix])
+
+
+def quantity(value: float) -> str:
+    """A number as a Kubernetes quantity with at most three decimals: 12.5 is `"12500m"` to the API server and `"12.5"` to a person."""
+    return format(Decimal(f"{value:.3f}").normalize(), "f")
+
+
+def _is_positive_quantity(text: str) -> str:
+    if quantity_value(text) <= 0:
+        raise ValueError(f"must be greater than 0, was {text!r}")
+    return text
+
+
+PositiveQuantity = Annotated[
+    str,
+    AfterValidator(_is_positive_quantity),
+    Field(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+                    "message": "must be a quantity greater than 0, such as '12.5', '1500m' or '2k'",
+                }
+            ],
+            "maxLength": 32,
+        }
+    ),
+]
+
+
+class Part(BaseModel):
+    """A part of the object: camelCase in yaml, snake_case in Python, unknown fields ignored (an older CRD may have stored them)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+def _schema(**extra: Any) -> dict[str, Any]:
+    """Schema keywords with the dashes Kubernetes uses: `x_kubernetes_list_type` is `x-kubernetes-list-type`."""
+    return {key.replace("_", "-") if key.startswith("x_") else key: value for key, value in extra.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------------- spec
+
+
+class ModelSpec(Part):
+    """Which model is served, and in which form."""
+
+    source: str = Field(
+        description="Where the weights are: hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH (a volume claim in this namespace) or "
+        "file:///PATH (a folder in the image or on the node).",
+        max_length=512,
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": "self.matches('^(hf://[^/ ]+/[^/ ]+|pvc://[a-z0-9][a-z0-9.-]*(/[^ ]*)?|file:///[^ ]+)$')",
+                    "message": "must be hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH or file:///PATH",
+                }
+            ]
+        ),
+    )
+    quantization: Quantization = Field(
+        default="none",
+        description="Precision of the weights, applied while loading: none keeps the checkpoint's own, int8 takes about a quarter of the "
+        "memory of 32-bit floats, int4 about a fifth.",
+    )
+    mode: ModelMode = Field(
+        default="auto",
+        description="auto serves text and images if the model can; text-only leaves the vision tower unloaded and refuses images.",
+    )
+    engine: Engine = Field(
+        default="transformers",
+        description="What runs the model: transformers (CPU or GPU), vllm (GPU), or echo, which repeats the prompt and needs no model: for "
+        "trying out scaling.",
+    )
+
+
+class SecretKeyRef(Part):
+    """A key of a Secret in the object's namespace."""
+
+    name: str = Field(description="Name of the Secret.", max_length=253)
+    key: str = Field(description="Key in the Secret.", max_length=253)
+
+
+class EnvVarSource(Part):
+    """Where the value of an environment variable comes from."""
+
+    secret_key_ref: SecretKeyRef = Field(description="A key of a Secret in the same namespace.")
+
+
+class EnvVar(Part):
+    """An environment variable of the Ray pods."""
+
+    name: str = Field(description="Name of the variable.", max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    value: str | None = Field(default=None, description="Its value.", max_length=4096)
+    value_from: EnvVarSource | None = Field(default=None, description="Where its value comes from, instead of `value`.")
+
+
+class ServingSpec(Part):
+    """How a replica answers requests."""
+
+    image: str = Field(
+        default="deepseek-serving:0.1.0",
+        description="Container image of the Ray head and worker pods; it holds Ray and deepseek-serving.",
+        max_length=512,
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(default="IfNotPresent", description="When the image is pulled.")
+    ray_version: str = Field(
+        default="2.60.0", description="Ray's version inside the image.", max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+.*$"
+    )
+    max_ongoing_requests: int = Field(default=32, ge=1, le=1024, description="Requests one replica works on at once.")
+    max_queued_requests: int = Field(
+        default=64, ge=0, le=10_000, description="Requests one replica lets wait; beyond them it answers 429 with Retry-After."
+    )
+    max_output_tokens: int = Field(default=512, ge=1, le=32_768, description="Most tokens a request may ask for.")
+    max_tokens_per_second: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Pace of one replica: it gives out at most this many tokens per second over all its requests. Unlimited when absent. "
+        "It makes the capacity of a node a known figure where replicas share hardware.",
+    )
+    request_timeout_seconds: int = Field(
+        default=60, ge=1, le=3600, description="A request that still waits after this time is answered 503 and counted as late."
+    )
+    graceful_shutdown_seconds: int = Field(
+        default=240,
+        ge=1,
+        le=3600,
+        description="Time a replica or node that is to go has to finish its requests; set it to the longest request you serve.",
+    )
+    env: list[EnvVar] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Further environment variables of the Ray pods.",
+        json_schema_extra=_schema(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["name"]),
+    )
+
+
+class Toleration(Part):
+    """A taint the pods tolerate; as in a Pod."""
+
+    key: str | None = Field(default=None, description="Key of the taint; absent with operator Exists means every taint.", max_length=317)
+    operator: Literal["Exists", "Equal"] = Field(default="Equal", description="How key and value are compared.")
+    value: str | None = Field(default=None, description="Value of the taint, with operator Equal.", max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect of the taint; absent means every effect."
+    )
+    toleration_seconds: int | None = Field(default=None, description="How long a NoExecute taint is tolerated.")
+
+
+Quantities = Annotated[
+    dict[str, str | int],
+    Field(
+        max_length=16,
+        json_schema_extra=_schema(
+            additionalProperties={"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "maxLength": 32}
+        ),
+    ),
+]
+
+
+class Resources(Part):
+    """Compute resources of a pod; as in a container."""
+
+    limits: Quantities = Field(default_factory=dict, description="Most the pod may use, such as `nvidia.com/gpu: 1`.")
+    requests: Quantities = Field(default_factory=dict, description="What the scheduler sets aside; the limits when absent.")
+
+
+class NodesSpec(Part):
+    """The GPU nodes: how many there may be, and what each is. A node is one Ray worker pod; the cluster's own autoscaler brings the machine."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": "self.min <= self.max",
+                    "messageExpression": "'nodes.min must be at most nodes.max (' + string(self.max) + '), was ' + string(self.min)",
+                    "message": "nodes.min must be at most nodes.max",
+                },
+                {
+                    "rule": "!has(self.count) || (self.min <= self.count && self.count <= self.max)",
+                    "messageExpression": "'nodes.count must be between nodes.min (' + string(self.min) + ') and nodes.max (' + "
+                    "string(self.max) + '), was ' + string(self.count)",
+                    "message": "nodes.count must be between nodes.min and nodes.max",
+                },
+            ]
+        )
+    )
+
+    min: int = Field(default=1, ge=1, le=1000, description="Fewest nodes, whatever the forecast says.")
+    max: int = Field(default=10, ge=1, le=1000, description="Most nodes, whatever the forecast says.")
+    count: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Nodes to run in mode Manual; `kubectl scale` writes it. The other modes ignore it.",
+    )
+    replicas_per_node: int = Field(default=1, ge=1, le=16, description="Model replicas on each node.")
+    resources: Resources = Field(
+        default_factory=lambda: Resources(limits={"nvidia.com/gpu": 1, "cpu": "4", "memory": "32Gi"}),
+        description="Resources of a node; the replicas on it share them equally.",
+    )
+    node_selector: dict[str, str] = Field(default_factory=dict, max_length=32, description="Labels of the machines that may carry a node.")
+    tolerations: list[Toleration] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Taints a node tolerates.",
+        json_schema_extra=_schema(x_kubernetes_list_type="atomic"),
+    )
+
+
+class HeadSpec(Part):
+    """The Ray head pod: it steers and routes, and carries no replica."""
+
+    resources: Resources = Field(
+        default_factory=lambda: Resources(limits={"cpu": "2", "memory": "4Gi"}), description="Resources of the head pod."
+    )
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, max_length=32, description="Labels of the machines that may carry the head pod."
+    )
+    tolerations: list[Toleration] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Taints the head pod tolerates.",
+        json_schema_extra=_schema(x_kubernetes_list_type="atomic"),
+    )
+
+
+class ForecastSpec(Part):
+    """What is asked of the forecaster."""
+
+    horizon_seconds: int = Field(
+        default=600,
+        ge=10,
+        le=3600,
+        description="How far ahead the forecast looks. The operator looks further by itself where the measured cold start is longer.",
+    )
+    percentile: int = Field(
+        default=95,
+        ge=50,
+        le=99,
+        description="Percentile of the predicted peak that nodes are provided for: 95 means that one peak in twenty may be higher.",
+    )
+
+
+class CapacitySpec(Part):
+    """What one node can do."""
+
+    requests_per_second_per_node: PositiveQuantity | None = Field(
+        default=None, description="Requests per second one node answers within the objective. Learned from its saturation when absent."
+    )
+
+
+class DemandSpec(Part):
+    """Where the demand is read."""
+
+    query: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="PromQL that gives one series: offered load in requests per second, rejected requests included (a gateway's counter, for "
+        "example). By default the serving metrics of this object.",
+    )
+
+
+class ScalingSpec(Part):
+    """When nodes are added and released."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": "self.scaleDownPercent < self.scaleUpPercent",
+                    "messageExpression": "'scaling.scaleDownPercent must be below scaling.scaleUpPercent (' + string(self.scaleUpPercent) + "
+                    "'), was ' + string(self.scaleDownPercent)",
+                    "message": "scaling.scaleDownPercent must be below scaling.scaleUpPercent",
+                }
+            ]
+        )
+    )
+
+    mode: Mode = Field(
+        default="Predictive",
+        description="Predictive follows the forecast and never goes below what the present demand needs; Reactive follows the present demand "
+        "only; Shadow acts as Reactive and records what Predictive would have done; Manual runs nodes.count.",
+    )
+    scale_up_percent: int = Field(default=80, ge=10, le=100, description="Nodes are added when predicted utilization passes this.")
+    scale_down_percent: int = Field(default=30, ge=1, le=99, description="Nodes are released when predicted utilization falls below this.")
+    between_thresholds: BetweenThresholds = Field(
+        default="Consolidate",
+        description="Between the two percentages: Consolidate releases nodes that the predicted peak does not need to stay under "
+        "scaleUpPercent; Hold keeps them until utilization falls below scaleDownPercent.",
+    )
+    scale_up_cooldown_seconds: int = Field(default=0, ge=0, le=3600, description="Time after adding nodes before more are added.")
+    scale_down_cooldown_seconds: int = Field(
+        default=60, ge=0, le=86_400, description="Time after any change of the node count before nodes are released."
+    )
+    scale_down_stabilization_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=86_400,
+        description="Nodes are released only down to the highest count recommended within this time.",
+    )
+    max_scale_up_nodes: int | None = Field(
+        default=None, ge=1, le=1000, description="Most nodes added by one decision. Unlimited (up to nodes.max) when absent."
+    )
+    max_scale_down_nodes: int | None = Field(
+        default=None, ge=1, le=1000, description="Most nodes released by one decision. Unlimited (down to nodes.min) when absent."
+    )
+    startup_budget_seconds: int = Field(
+        default=900,
+        ge=10,
+        le=7200,
+        description="A node that has not become ready after this time is reported (`Degraded`, NodesUnavailable).",
+    )
+    unknown_demand_grace_seconds: int = Field(
+        default=600,
+        ge=10,
+        le=86_400,
+        description="While the demand cannot be read the node count is held; after this time it grows to the highest count of the last hour.",
+    )
+    forecast: ForecastSpec = Field(default_factory=ForecastSpec, description="What is asked of the forecaster.")
+    capacity: CapacitySpec = Field(default_factory=CapacitySpec, description="What one node can do.")
+    demand: DemandSpec = Field(default_factory=DemandSpec, description="Where the demand is read.")
+
+
+class DeepSeekDeploymentSpec(Part):
+    """What is wanted."""
+
+    model: ModelSpec = Field(description="Which model is served, and in which form.")
+    serving: ServingSpec = Field(default_factory=ServingSpec, description="How a replica answers requests.")
+    nodes: NodesSpec = Field(default_factory=NodesSpec, description="The GPU nodes: how many there may be, and what each is.")
+    head: HeadSpec = Field(default_factory=HeadSpec, description="The Ray head pod.")
+    scaling: ScalingSpec = Field(default_factory=ScalingSpec, description="When nodes are added and released.")
+
+
+# ----------------------------------------------------------------------------------------------------------------- status
+
+
+class Condition(Part):
+    """One aspect of the object's state; as in every Kubernetes API."""
+
+    type: ConditionType = Field(description="Which aspect.")
+    status: ConditionStatus = Field(description="Whether it holds.")
+    reason: str = Field(description="Why, in one CamelCase word.", max_length=1024)
+    message: str = Field(default="", description="Why, in words.", max_length=32_768)
+    last_transition_time: str = Field(description="When the status last changed (RFC 3339).", json_schema_extra={"format": "date-time"})
+    observed_generation: int | None = Field(default=None, description="The generation of the spec this speaks of.")
+
+
+class NodesStatus(Part):
+    """How many nodes there are."""
+
+    desired: int = Field(default=0, description="Nodes asked for.")
+    current: int = Field(default=0, description="Nodes that exist, starting ones included.")
+    ready: int = Field(default=0, description="Nodes whose replicas all answer.")
+
+
+class ReplicasStatus(Part):
+    """How many model replicas there are."""
+
+    desired: int = Field(default=0, description="Replicas asked for.")
+    ready: int = Field(default=0, description="Replicas that answer.")
+
+
+class DemandStatus(Part):
+    """The offered load last read."""
+
+    requests_per_second: str = Field(description="Requests per second, rejected ones included.")
+    observed_at: str = Field(description="When (RFC 3339).", json_schema_extra={"format": "date-time"})
+
+
+class UtilizationStatus(Part):
+    """Demand divided by the capacity of the nodes asked for."""
+
+    current_percent: int | None = Field(default=None, description="With the demand read now.")
+    predicted_percent: int | None = Field(default=None, description="With the predicted peak, rounded to 5.")
+
+
+class ForecastStatus(Part):
+    """The forecast the last decision stood on."""
+
+    issued_at: str = Field(description="When it was made (RFC 3339).", json_schema_extra={"format": "date-time"})
+    horizon_seconds: int = Field(description="How far it looks.")
+    percentile: int = Field(description="Percentile of the peak below.")
+    peak_requests_per_second: str = Field(description="The predicted peak at that percentile.")
+    mean_requests_per_second: str = Field(description="The predicted mean.")
+    models: dict[str, int] = Field(default_factory=dict, description="Weight of each model in percent.")
+    on_probation: Literal["True", "False"] = Field(default="False", description="True when it lately did worse than the last value.")
+
+
+class CapacityStatus(Part):
+    """What one node can do, and how that is known."""
+
+    requests_per_second_per_node: str = Field(description="Requests per second of one node.")
+    source: Literal["Spec", "Learned"] = Field(description="Given in the spec, or learned from saturation.")
+
+
+class ColdStartStatus(Part):
+    """How long a node takes from being asked for to answering."""
+
+    p90_seconds: int = Field(description="90th percentile of the starts seen.")
+    samples: int = Field(description="Starts seen.")
+
+
+class DecisionStatus(Part):
+    """The last decision and its reason."""
+
+    nodes: int = Field(description="Nodes decided on.")
+    reason: str = Field(description="Why, in one CamelCase word.")
+    message: str = Field(description="Why, in words.")
+    at: str = Field(description="When it was first made (RFC 3339).", json_schema_extra={"format": "date-time"})
+    shadow_nodes: int | None = Field(default=None, description="In mode Shadow: nodes that Predictive would have run.")
+
+
+class LedgerStatus(Part):
+    """Node-hours since the object was first scaled, beside what the alternatives would have taken on the same demand."""
+
+    since: str = Field(description="When counting began (RFC 3339).", json_schema_extra={"format": "date-time"})
+    node_hours: str = Field(description="Node-hours asked for.")
+    at_maximum_node_hours: str = Field(description="Node-hours had nodes.max run throughout.")
+    reactive_node_hours: str = Field(description="Node-hours mode Reactive would have asked for.")
+
+
+class DeepSeekDeploymentStatus(Part):
+    """What the operator sees and decided."""
+
+    observed_generation: int | None = Field(default=None, description="The generation of the spec this speaks of.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Ready, MetricsAvailable, ForecastAvailable, ScalingLimited, Progressing, Degraded.",
+        json_schema_extra=_schema(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["type"]),
+    )
+    endpoint: str | None = Field(default=None, description="Address of the service inside the cluster.")
+    selector: str | None = Field(default=None, description="Label selector of the node pods, for the scale subresource.")
+    nodes: NodesStatus | None = Field(default=None, description="How many nodes there are.")
+    replicas: ReplicasStatus | None = Field(default=None, description="How many model replicas there are.")
+    demand: DemandStatus | None = Field(default=None, description="The offered load last read.")
+    utilization: UtilizationStatus | None = Field(default=None, description="Demand divided by capacity.")
+    forecast: ForecastStatus | None = Field(default=None, description="The forecast the last decision stood on.")
+    capacity: CapacityStatus | None = Field(default=None, description="What one node can do.")
+    cold_start: ColdStartStatus | None = Field(default=None, description="How long a node takes to start.")
+    decision: DecisionStatus | None = Field(default=None, description="The last decision and its reason.")
+    last_scale_at: str | None = Field(
+        default=None, description="When the node count last changed (RFC 3339).", json_schema_extra={"format": "date-time"}
+    )
+    ledger: LedgerStatus | None = Field(default=None, description="Node-hours, beside what the alternatives would have taken.")
+
+
+class DeepSeekDeployment(Part):
+    """A quantized multimodal DeepSeek model, kept on as many GPU nodes as the next minutes of its traffic need."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",
+                    "message": "metadata.name must be 1 to 40 lower-case letters, digits or '-', begin with a letter and end with a letter or "
+                    "digit (Ray's names are made from it)",
+                }
+            ]
+        )
+    )
+
+    spec: DeepSeekDeploymentSpec = Field(description="What is wanted.")
+    status: DeepSeekDeploymentStatus | None = Field(default=None, description="What the operator sees and decided.")
+
+
+# What `kubectl get dsd` shows: (name, type, JSONPath, description, priority). Priority 1 only with `-o wide`.
+PRINTER_COLUMNS: tuple[tuple[str, str, str, str, int], ...] = (
+    ("Ready", "integer", ".status.nodes.ready", "Nodes that answer", 0),
+    ("Desired", "integer", ".status.nodes.desired", "Nodes asked for", 0),
+    ("Predicted", "integer", ".status.utilization.predictedPercent", "Predicted utilization in percent", 0),
+    ("Mode", "string", ".spec.scaling.mode", "How nodes are decided on", 0),
+    ("Reason", "string", ".status.decision.reason", "Why it is that many", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation", 0),
+    ("Min", "integer", ".spec.nodes.min", "Fewest nodes", 1),
+    ("Max", "integer", ".spec.nodes.max", "Most nodes", 1),
+    ("Demand", "string", ".status.demand.requestsPerSecond", "Requests per second offered", 1),
+    ("Message", "string", ".status.decision.message", "Why, in words", 1),
+)
+
+# The scale subresource, used in mode Manual: where `kubectl scale` writes and reads.
+SCALE_SPEC_PATH = ".spec.nodes.count"
+SCALE_STATUS_PATH = ".status.nodes.current"
+SCALE_SELECTOR_PATH = ".status.selector"
