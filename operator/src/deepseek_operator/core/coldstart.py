@@ -1,0 +1,42 @@
+"""How long a node takes from being asked for to answering, measured on the nodes there are and were."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deepseek_operator.core.plan import PodView
+
+SAMPLES_KEPT = 50
+"""Starts that count: the 90th percentile of 50 stands on five slow ones, and a change of image is forgotten after 50 more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Starts seen, as (pod name, seconds), oldest first."""
+
+    starts: tuple[tuple[str, float], ...] = ()
+
+    def seen(self, pods: Iterable[PodView]) -> ColdStart:
+        """With the pods that became ready since: a pod counts once, by its first readiness."""
+        known = {name for name, _ in self.starts}
+        fresh = sorted(
+            (pod.ready_at, pod.name, pod.ready_at - pod.created_at)
+            for pod in pods
+            if pod.ready_at is not None and pod.name not in known and pod.ready_at >= pod.created_at
+        )
+        if not fresh:
+            return self
+        return ColdStart((*self.starts, *((name, seconds) for _, name, seconds in fresh))[-SAMPLES_KEPT:])
+
+    def p90(self) -> float | None:
+        """90th percentile in seconds (nearest rank), None before the first start: of 10 starts the second-slowest."""
+        ordered = sorted(seconds for _, seconds in self.starts)
+        return ordered[math.ceil(0.9 * len(ordered)) - 1] if ordered else None
+
+
+def horizon(asked_for: float, cold_start_p90: float | None, tick_seconds: float) -> float:
+    """Seconds the forecast must look ahead: what the user asked for, but at least the measured cold start and one tick, because a node asked
+    for now answers only then."""
+    return asked_for if cold_start_p90 is None else max(asked_for, cold_start_p90 + tick_seconds)

@@ -1,0 +1,175 @@
+"""From the decision to the cluster: which writes bring what there is to what was decided, in an order that never cuts a request.
+
+Up: mirror the count into the RayService, patch the live RayCluster, raise the replicas; all at once, Ray Serve waits for the nodes.
+Down, node by node: lower the replicas → wait until none is stopping → pick pods that host none and whose proxy is gone → name them in the
+same patch that lowers the count → mirror. Every tick plans afresh from what it sees, so a crash between any two steps resumes by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """The RayService as it stands. `mirrored_nodes` is the count in its spec, `conforms` whether the rest of its spec is what we compile."""
+
+    resource_version: str
+    mirrored_nodes: int
+    conforms: bool
+    active_cluster: str = ""
+    pending_cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """The live RayCluster: the node count in its spec, and whether Ray's own autoscaler writes there too."""
+
+    name: str
+    resource_version: str
+    nodes: int
+    workers_to_delete: tuple[str, ...] = ()
+    autoscaler_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A worker pod, one node. Times are Unix seconds; `ready_at` is None until it first became ready."""
+
+    name: str
+    created_at: float
+    ready_at: float | None = None
+    ready: bool = False
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeView:
+    """Ray Serve's own account: the replica count it aims at, the pod of every replica that exists (stopping ones included), how many of them
+    answer, and the pods with a live proxy."""
+
+    target: int
+    replica_pods: tuple[str, ...] = ()
+    running: int = 0
+    proxy_pods: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What there is. None: does not exist, or cannot be seen now."""
+
+    service: ServiceView | None = None
+    cluster: ClusterView | None = None
+    pods: tuple[PodView, ...] = ()
+    serve: ServeView | None = None
+
+    @property
+    def nodes(self) -> int | None:
+        """Nodes asked for: the live cluster's count, or the service's while it has no cluster."""
+        if self.cluster is not None:
+            return self.cluster.nodes
+        return self.service.mirrored_nodes if self.service is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateService:
+    """Create the RayService."""
+
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateService:
+    """Bring the RayService's spec to what the object asks for now (KubeRay rolls it out)."""
+
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorNodes:
+    """Write the node count into the RayService, so that whatever rebuilds the cluster from it starts with that many."""
+
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetNodes:
+    """Write the node count into the live RayCluster, naming the pods that go."""
+
+    nodes: int
+    release: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetReplicas:
+    """Tell Ray Serve how many replicas to run."""
+
+    replicas: int
+
+
+Action = CreateService | UpdateService | MirrorNodes | SetNodes | SetReplicas
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The writes to make now, in order, and in words what has to happen before the rest can be made (empty: nothing)."""
+
+    actions: tuple[Action, ...] = ()
+    waiting_for: str = ""
+
+
+def plan(desired: int, replicas_per_node: int, seen: Observed) -> Plan:
+    """The writes that lead from what is seen to `desired` nodes with `replicas_per_node` replicas each."""
+    if seen.service is None:
+        return Plan((CreateService(desired),), "KubeRay to start the cluster")
+    actions: list[Action] = []
+    if not seen.service.conforms:
+        actions.append(UpdateService(desired))
+    cluster = seen.cluster
+    if cluster is None:
+        if seen.service.mirrored_nodes != desired and not actions:
+            actions.append(MirrorNodes(desired))
+        return Plan(tuple(actions), "KubeRay to start the cluster")
+    if cluster.autoscaler_on:
+        return Plan(tuple(actions))  # another writer owns the count; said in a condition, not fought
+    if desired >= cluster.nodes:
+        return Plan(tuple(actions + _up(desired, replicas_per_node, seen, cluster)))
+    releases, waiting_for = _down(desired, replicas_per_node, seen, cluster)
+    return Plan(tuple(actions + releases), waiting_for)
+
+
+def _up(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterView) -> list[Action]:
+    assert seen.service is not None
+    actions: list[Action] = []
+    if seen.service.mirrored_nodes != desired:
+        actions.append(MirrorNodes(desired))
+    if cluster.nodes != desired:
+        actions.append(SetNodes(desired))
+    if seen.serve is not None and seen.serve.target != desired * replicas_per_node:
+        actions.append(SetReplicas(desired * replicas_per_node))
+    return actions
+
+
+def _down(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterView) -> tuple[list[Action], str]:
+    serve, replicas = seen.serve, desired * replicas_per_node
+    if serve is None:
+        return [], "Ray Serve to say which nodes are empty"
+    if serve.target != replicas:
+        return [SetReplicas(replicas)], f"Ray Serve to go down to {replicas} replicas"
+    if len(serve.replica_pods) > replicas:
+        return [], f"{len(serve.replica_pods) - replicas} replicas to finish their requests"
+    pods = [pod for pod in seen.pods if not pod.deleting]
+    surplus = len(pods) - desired
+    hosting = set(serve.replica_pods)
+    empty = [pod for pod in pods if pod.name not in hosting and pod.name not in serve.proxy_pods]
+    empty.sort(key=lambda pod: (pod.ready, -pod.created_at))  # those still starting go first, then the newest
+    release = tuple(pod.name for pod in empty[: max(0, surplus)])
+    nodes = desired if len(release) >= surplus else len(pods) - len(release)
+    if nodes >= cluster.nodes:
+        return [], f"{surplus} nodes to close their connections"
+    waiting_for = "" if nodes == desired else f"{nodes - desired} nodes to close their connections"
+    actions: list[Action] = [SetNodes(nodes, release)]
+    assert seen.service is not None
+    if seen.service.mirrored_nodes != nodes:
+        actions.append(MirrorNodes(nodes))
+    return actions, waiting_for
