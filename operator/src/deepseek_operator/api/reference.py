@@ -65,7 +65,7 @@ def _section(name: str, parts: dict[str, Schema]) -> list[str]:
     rules = [f"- {_message(rule)}" for rule in schema.get("x-kubernetes-validations", [])]
     for field, child in schema["properties"].items():
         shown = f"**{field}**" if field in schema.get("required", []) else field
-        default = f"`{json.dumps(child['default'])}`" if "default" in child else ""
+        default = _default(child, parts)
         meaning = child.get("description") or parts[referenced(child) or ""]["description"]
         cells = [shown, _type(child), default, _code_if_pattern(allowed(child)), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -75,6 +75,15 @@ def _section(name: str, parts: dict[str, Schema]) -> list[str]:
 
 def _message(rule: dict[str, str]) -> str:
     return rule["message"].replace("|", "\\|") + "."
+
+
+def _default(schema: Schema, parts: dict[str, Schema]) -> str:
+    """The default of a field; of a part only what the defaults of its own fields do not say."""
+    value = schema.get("default")
+    target = referenced(schema)
+    if target and isinstance(value, dict):
+        value = {key: child for key, child in value.items() if child != parts[target]["properties"][key].get("default")}
+    return "" if value is None or value == {} else f"`{json.dumps(value)}`"
 
 
 def _code_if_pattern(words: str) -> str:

@@ -35,8 +35,8 @@ class _Generator(GenerateJsonSchema):
         factory = schema.get("default_factory")
         value = factory() if factory is not None else schema.get("default")  # type: ignore[call-arg]  # no factory here reads other fields
         if isinstance(value, BaseModel):
-            # What the part's own defaults do not say: `{}` for most, the API server fills in the rest level by level.
-            return {**inner, "default": value.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+            # Whole, not `{}`: the API server tries a part's rules on its default before it fills that default in ("no such key: min").
+            return {**inner, "default": _without_empty(value.model_dump(mode="json", by_alias=True, exclude_none=True))}
         # An empty list or map is left out of the stored object, as everywhere in Kubernetes.
         return inner if value is None or value == [] or value == {} else {**inner, "default": value}
 
@@ -49,6 +49,11 @@ class _Generator(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+
+def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
+    inner = {key: _without_empty(child) if isinstance(child, dict) else child for key, child in value.items()}
+    return {key: child for key, child in inner.items() if child not in ([], {})}
 
 
 def definitions(model: type[BaseModel]) -> dict[str, Schema]:

@@ -227,13 +227,13 @@ class NodesSpec(Part):
             x_kubernetes_validations=[
                 {
                     "rule": "self.min <= self.max",
-                    "messageExpression": "'nodes.min must be at most nodes.max (' + string(self.max) + '), was ' + string(self.min)",
+                    "messageExpression": "'nodes.min must be at most nodes.max (%d), was %d'.format([self.max, self.min])",
                     "message": "nodes.min must be at most nodes.max",
                 },
                 {
                     "rule": "!has(self.count) || (self.min <= self.count && self.count <= self.max)",
-                    "messageExpression": "'nodes.count must be between nodes.min (' + string(self.min) + ') and nodes.max (' + "
-                    "string(self.max) + '), was ' + string(self.count)",
+                    "messageExpression": "'nodes.count must be between nodes.min (%d) and nodes.max (%d), was %d'"
+                    ".format([self.min, self.max, self.count])",
                     "message": "nodes.count must be between nodes.min and nodes.max",
                 },
             ]
@@ -323,8 +323,8 @@ class ScalingSpec(Part):
             x_kubernetes_validations=[
                 {
                     "rule": "self.scaleDownPercent < self.scaleUpPercent",
-                    "messageExpression": "'scaling.scaleDownPercent must be below scaling.scaleUpPercent (' + string(self.scaleUpPercent) + "
-                    "'), was ' + string(self.scaleDownPercent)",
+                    "messageExpression": "'scaling.scaleDownPercent must be below scaling.scaleUpPercent (%d), was %d'"
+                    ".format([self.scaleUpPercent, self.scaleDownPercent])",
                     "message": "scaling.scaleDownPercent must be below scaling.scaleUpPercent",
                 }
             ]
