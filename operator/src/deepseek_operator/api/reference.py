@@ -70,6 +70,8 @@ def _section(name: str, parts: dict[str, Schema]) -> list[str]:
         cells = [shown, _type(child), default, _code_if_pattern(allowed(child)), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         rules += [f"- {field} {_message(rule)}" for rule in child.get("x-kubernetes-validations", [])]
+        of_values = child.get("additionalProperties", {}).get("x-kubernetes-validations", [])
+        rules += [f"- each value of {field} {_message(rule)}" for rule in of_values]
     return [*lines, "", *(["Rules:", "", *rules, ""] if rules else [])]
 
 

@@ -9,10 +9,11 @@ The keys that begin with `x-kubernetes-` in `json_schema_extra` go into the sche
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 GROUP = "inference.deepseek.dev"
@@ -33,8 +34,11 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 _SUFFIXES = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(10) ** 3, "M": Decimal(10) ** 6,
-    "G": Decimal(10) ** 9, "Ki": Decimal(2) ** 10, "Mi": Decimal(2) ** 20, "Gi": Decimal(2) ** 30,
+    "G": Decimal(10) ** 9, "T": Decimal(10) ** 12, "P": Decimal(10) ** 15, "E": Decimal(10) ** 18, "Ki": Decimal(2) ** 10,
+    "Mi": Decimal(2) ** 20, "Gi": Decimal(2) ** 30, "Ti": Decimal(2) ** 40, "Pi": Decimal(2) ** 50, "Ei": Decimal(2) ** 60,
 }  # fmt: skip
+
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)([numkMGTPE]|[KMGTPE]i)?", re.ASCII)
 
 
 def quantity_value(text: str) -> float:
@@ -42,20 +46,21 @@ def quantity_value(text: str) -> float:
 
     Raises `ValueError` naming what is allowed when the text is no quantity.
     """
-    stripped = str(text).strip()
-    suffix = stripped[-2:] if stripped[-2:] in _SUFFIXES and stripped[-2:] else stripped[-1:] if stripped[-1:] in _SUFFIXES else ""
-    try:
-        number = Decimal(stripped.removesuffix(suffix) if suffix else stripped)
-        if not number.is_finite():
-            raise ArithmeticError
-    except ArithmeticError:
-        raise ValueError(f"{text!r} is not a quantity; write a number such as '12.5', '1500m' or '2k'") from None
-    return float(number * _SUFFIXES[suffix])
+    found = _QUANTITY.fullmatch(text)
+    if not found or ("e" in found[1].lower() and found[2]):
+        raise ValueError(f"{text!r} is not a quantity; write a number such as '12.5', '1500m' or '2k'")
+    return float(Decimal(found[1]) * _SUFFIXES[found[2] or ""])
 
 
 def quantity(value: float) -> str:
     """A number as a Kubernetes quantity with at most three decimals: 12.5 is `"12500m"` to the API server and `"12.5"` to a person."""
     return format(Decimal(f"{value:.3f}").normalize(), "f")
+
+
+def _is_quantity(value: str | int) -> str | int:
+    if quantity_value(str(value)) < 0:
+        raise ValueError(f"must be at least 0, was {value!r}")
+    return value
 
 
 def _is_positive_quantity(text: str) -> str:
@@ -68,15 +73,15 @@ PositiveQuantity = Annotated[
     str,
     AfterValidator(_is_positive_quantity),
     Field(
+        max_length=32,
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
                     "rule": "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
                     "message": "must be a quantity greater than 0, such as '12.5', '1500m' or '2k'",
                 }
-            ],
-            "maxLength": 32,
-        }
+            ]
+        },
     ),
 ]
 
@@ -95,20 +100,27 @@ def _schema(**extra: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------- spec
 
 
+_SOURCE_PATTERN = (
+    "^(hf://[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@[A-Za-z0-9_./-]+)?|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^ \\n]*)?|file:///[^ \\n]+)$"
+)
+_SOURCE_FORMS = "hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH or file:///PATH"
+
+
+def _is_source(text: str) -> str:
+    if not re.fullmatch(_SOURCE_PATTERN[1:-1], text):
+        raise ValueError(f"must be {_SOURCE_FORMS}, was {text!r}")
+    return text
+
+
 class ModelSpec(Part):
     """Which model is served, and in which form."""
 
-    source: str = Field(
+    source: Annotated[str, AfterValidator(_is_source)] = Field(
         description="Where the weights are: hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH (a volume claim in this namespace) or "
         "file:///PATH (a folder in the image or on the node).",
         max_length=512,
         json_schema_extra=_schema(
-            x_kubernetes_validations=[
-                {
-                    "rule": "self.matches('^(hf://[^/ ]+/[^/ ]+|pvc://[a-z0-9][a-z0-9.-]*(/[^ ]*)?|file:///[^ ]+)$')",
-                    "message": "must be hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH or file:///PATH",
-                }
-            ]
+            x_kubernetes_validations=[{"rule": f"self.matches(r'{_SOURCE_PATTERN}')", "message": f"must be {_SOURCE_FORMS}"}]
         ),
     )
     quantization: Quantization = Field(
@@ -202,11 +214,22 @@ class Toleration(Part):
 
 
 Quantities = Annotated[
-    dict[str, str | int],
+    dict[str, Annotated[Annotated[str, Field(max_length=32)] | int, AfterValidator(_is_quantity)]],
     Field(
         max_length=16,
         json_schema_extra=_schema(
-            additionalProperties={"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "maxLength": 32}
+            additionalProperties={
+                "x-kubernetes-int-or-string": True,
+                "anyOf": [{"type": "integer"}, {"type": "string"}],
+                "maxLength": 32,
+                "x-kubernetes-validations": [
+                    {
+                        "rule": "type(self) == int ? int(self) >= 0 : isQuantity(string(self)) && "
+                        "!quantity(string(self)).isLessThan(quantity('0'))",
+                        "message": "must be a quantity of at least 0, such as 1, '500m' or '32Gi'",
+                    }
+                ],
+            }
         ),
     ),
 ]
@@ -260,6 +283,14 @@ class NodesSpec(Part):
         description="Taints a node tolerates.",
         json_schema_extra=_schema(x_kubernetes_list_type="atomic"),
     )
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"nodes.min must be at most nodes.max ({self.max}), was {self.min}")
+        if self.count is not None and not self.min <= self.count <= self.max:
+            raise ValueError(f"nodes.count must be between nodes.min ({self.min}) and nodes.max ({self.max}), was {self.count}")
+        return self
 
 
 class HeadSpec(Part):
@@ -374,6 +405,14 @@ class ScalingSpec(Part):
     forecast: ForecastSpec = Field(default_factory=ForecastSpec, description="What is asked of the forecaster.")
     capacity: CapacitySpec = Field(default_factory=CapacitySpec, description="What one node can do.")
     demand: DemandSpec = Field(default_factory=DemandSpec, description="Where the demand is read.")
+
+    @model_validator(mode="after")
+    def _thresholds_are_apart(self) -> Self:
+        if self.scale_down_percent >= self.scale_up_percent:
+            raise ValueError(
+                f"scaling.scaleDownPercent must be below scaling.scaleUpPercent ({self.scale_up_percent}), was {self.scale_down_percent}"
+            )
+        return self
 
 
 class DeepSeekDeploymentSpec(Part):
