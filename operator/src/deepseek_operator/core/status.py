@@ -1,0 +1,196 @@
+"""What the object's status says, and when it has changed enough to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from deepseek_operator.api.v1alpha1 import (
+    CapacityStatus,
+    ColdStartStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    DecisionStatus,
+    DeepSeekDeploymentStatus,
+    DemandStatus,
+    ForecastStatus,
+    LedgerStatus,
+    NodesStatus,
+    ReplicasStatus,
+    UtilizationStatus,
+    quantity,
+)
+from deepseek_operator.core.coldstart import ColdStart
+from deepseek_operator.core.ledger import Ledger
+from deepseek_operator.core.types import Decision, Demand, PeakForecast
+
+REFRESH_SECONDS = 600
+"""A status whose figures moved but whose meaning did not is written at most this often."""
+
+UTILIZATION_STEP = 10
+"""Points of predicted utilization that count as a change worth writing at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aspect:
+    """One condition as it is now."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Everything a status is made of. `ready` counts nodes whose replicas answer; capacity is requests per second of one node."""
+
+    now: float
+    generation: int
+    aspects: tuple[Aspect, ...]
+    desired: int = 0
+    current: int = 0
+    ready: int = 0
+    replicas_per_node: int = 1
+    replicas_ready: int = 0
+    decision: Decision | None = None
+    demand: Demand | None = None
+    forecast: PeakForecast | None = None
+    models: Mapping[str, float] = field(default_factory=dict)
+    on_probation: bool = False
+    capacity: float | None = None
+    capacity_learned: bool = False
+    cold_start: ColdStart = field(default_factory=ColdStart)
+    ledger: Ledger | None = None
+    scaled_at: float | None = None
+    shadow_nodes: int | None = None
+    endpoint: str | None = None
+    selector: str | None = None
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339, whole seconds, UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def build(picture: Picture, previous: DeepSeekDeploymentStatus | None) -> DeepSeekDeploymentStatus:
+    """The status for this moment. Instants of unchanged conditions and of an unchanged decision are kept from `previous`."""
+    decision = picture.decision
+    return DeepSeekDeploymentStatus(
+        observed_generation=picture.generation,
+        conditions=_conditions(picture, previous.conditions if previous else ()),
+        endpoint=picture.endpoint,
+        selector=picture.selector,
+        nodes=NodesStatus(desired=picture.desired, current=picture.current, ready=picture.ready),
+        replicas=ReplicasStatus(desired=picture.desired * picture.replicas_per_node, ready=picture.replicas_ready),
+        demand=picture.demand and DemandStatus(requests_per_second=quantity(picture.demand.rate), observed_at=timestamp(picture.now)),
+        utilization=decision
+        and UtilizationStatus(
+            current_percent=_percent(decision.utilization),
+            predicted_percent=_percent(decision.predicted_utilization, to=5),
+        ),
+        forecast=picture.forecast and _forecast(picture.forecast, picture),
+        capacity=None
+        if picture.capacity is None
+        else CapacityStatus(requests_per_second_per_node=quantity(picture.capacity), source="Learned" if picture.capacity_learned else "Spec"),
+        cold_start=_cold_start(picture.cold_start),
+        decision=decision and _decision(decision, picture, previous.decision if previous else None),
+        last_scale_at=None if picture.scaled_at is None else timestamp(picture.scaled_at),
+        ledger=picture.ledger and _ledger(picture.ledger),
+    )
+
+
+def as_patch(status: DeepSeekDeploymentStatus) -> dict[str, Any]:
+    """The status as a merge patch: null clears what is not known any more."""
+    return status.model_dump(by_alias=True, mode="json")
+
+
+def worth_writing(new: DeepSeekDeploymentStatus, written: DeepSeekDeploymentStatus | None, written_at: float, now: float) -> bool:
+    """Whether `new` says something that `written` did not. A converged object is written at most every `REFRESH_SECONDS`, and only then
+    if a figure moved."""
+    if written is None or _meaning(new) != _meaning(written):
+        return True
+    if abs(_predicted(new) - _predicted(written)) >= UTILIZATION_STEP:
+        return True
+    return now - written_at >= REFRESH_SECONDS and new != written
+
+
+def _meaning(status: DeepSeekDeploymentStatus) -> tuple[Any, ...]:
+    return (
+        status.observed_generation,
+        tuple((c.type, c.status, c.reason) for c in status.conditions),
+        status.nodes,
+        status.replicas,
+        status.decision and (status.decision.nodes, status.decision.reason, status.decision.shadow_nodes),
+        status.endpoint,
+        status.demand is None,
+        status.capacity is None,
+    )
+
+
+def _predicted(status: DeepSeekDeploymentStatus) -> int:
+    return (status.utilization and status.utilization.predicted_percent) or 0
+
+
+def _conditions(picture: Picture, before: Iterable[Condition]) -> list[Condition]:
+    earlier = {condition.type: condition for condition in before}
+    now = timestamp(picture.now)
+    conditions = []
+    for aspect in picture.aspects:
+        old = earlier.get(aspect.type)
+        conditions.append(
+            Condition(
+                type=aspect.type,
+                status=aspect.status,
+                reason=aspect.reason,
+                message=aspect.message[:32_768],
+                last_transition_time=old.last_transition_time if old and old.status == aspect.status else now,
+                observed_generation=picture.generation,
+            )
+        )
+    return conditions
+
+
+def _decision(decision: Decision, picture: Picture, before: DecisionStatus | None) -> DecisionStatus:
+    same = before is not None and (before.nodes, before.reason) == (decision.nodes, decision.reason)
+    return DecisionStatus(
+        nodes=decision.nodes,
+        reason=decision.reason,
+        message=decision.message,
+        at=before.at if same and before else timestamp(picture.now),
+        shadow_nodes=picture.shadow_nodes,
+    )
+
+
+def _forecast(forecast: PeakForecast, picture: Picture) -> ForecastStatus:
+    return ForecastStatus(
+        issued_at=timestamp(forecast.issued_at),
+        horizon_seconds=round(forecast.horizon_seconds),
+        percentile=forecast.percentile,
+        peak_requests_per_second=quantity(forecast.peak),
+        mean_requests_per_second=quantity(forecast.mean),
+        models={name: round(100 * weight) for name, weight in picture.models.items()},
+        on_probation="True" if picture.on_probation else "False",
+    )
+
+
+def _cold_start(cold_start: ColdStart) -> ColdStartStatus | None:
+    p90 = cold_start.p90()
+    return None if p90 is None else ColdStartStatus(p90_seconds=round(p90), samples=len(cold_start.starts))
+
+
+def _ledger(ledger: Ledger) -> LedgerStatus:
+    return LedgerStatus(
+        since=timestamp(ledger.since),
+        node_hours=quantity(ledger.node_seconds / 3600),
+        at_maximum_node_hours=quantity(ledger.at_maximum / 3600),
+        reactive_node_hours=quantity(ledger.reactive / 3600),
+    )
+
+
+def _percent(share: float | None, to: int = 1) -> int | None:
+    """A fraction as a whole percentage, rounded to a multiple of `to`; more than 1000 % is 1000 %."""
+    return None if share is None else min(1000, round(100 * min(share, 100.0) / to) * to)

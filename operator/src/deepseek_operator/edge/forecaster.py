@@ -1,0 +1,103 @@
+"""Asks the forecaster: one batch request for the whole fleet. Its advice is checked, never trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import aiohttp
+
+from deepseek_forecaster.types import Forecast
+from deepseek_forecaster.wire import (
+    FORECASTS_PATH,
+    MAX_BODY_BYTES,
+    MAX_REQUESTS,
+    ForecastBatchRequest,
+    ForecastRequest,
+    WireError,
+    read_response,
+    write,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """The answers by series, and for every other series a sentence that says why there is none."""
+
+    by_series: Mapping[str, Forecast] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    """Why there is no answer at all; empty when the forecaster answered."""
+
+
+class ForecastSource(Protocol):
+    """Where forecasts come from."""
+
+    async def ask(self, now: float, requests: Sequence[ForecastRequest]) -> Forecasts:
+        """Forecasts for these series at `now` (Unix seconds). Never raises: a failure is a `problem`."""
+        ...
+
+
+class NoForecaster:
+    """No forecaster is configured."""
+
+    async def ask(self, now: float, requests: Sequence[ForecastRequest]) -> Forecasts:
+        """See `ForecastSource.ask`."""
+        return Forecasts(problem="no forecaster is configured (--forecaster)")
+
+
+class Forecaster:
+    """The forecaster service at `url`."""
+
+    def __init__(self, url: str, timeout_seconds: float = 3.0) -> None:
+        self._url = url.rstrip("/") + FORECASTS_PATH
+        self._timeout = timeout_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, now: float, requests: Sequence[ForecastRequest]) -> Forecasts:
+        """See `ForecastSource.ask`."""
+        if not requests:
+            return Forecasts()
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout))
+        try:
+            body = write(ForecastBatchRequest(now=now, requests=tuple(requests[:MAX_REQUESTS])))
+            async with self._session.post(self._url, data=body, headers={"Content-Type": "application/json"}) as response:
+                answer = await response.content.read(MAX_BODY_BYTES + 1)
+                while not response.content.at_eof() and len(answer) <= MAX_BODY_BYTES:
+                    answer += await response.content.read(MAX_BODY_BYTES + 1 - len(answer))
+                if response.status != 200:
+                    return Forecasts(problem=f"the forecaster answered {response.status}: {answer[:200].decode(errors='replace')}")
+            batch = read_response(answer)
+        except WireError as error:
+            return Forecasts(problem=f"the forecaster's answer is not valid: {error}")
+        except TimeoutError:
+            return Forecasts(problem=f"the forecaster did not answer within {self._timeout:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Forecasts(problem=f"the forecaster cannot be reached: {type(error).__name__}: {error}")
+        return Forecasts(by_series=batch.by_series(), problems=dict(batch.errors))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds: int, percentile: int) -> str:
+    """Empty when the forecast may be acted on; otherwise a sentence that says why not."""
+    age = now - forecast.issued_at
+    # Two steps: one that is being collected, one of delay.
+    oldest = max(2 * step_seconds, 30)
+    if abs(age) > oldest:
+        return f"the forecast is {age:.0f} s old; at most {oldest:.0f} s is used"
+    if forecast.horizon_seconds < math.floor(horizon_seconds):
+        return f"the forecast looks {forecast.horizon_seconds} s ahead; {horizon_seconds:.0f} s is needed"
+    if forecast.on_probation:
+        return "the forecaster is on probation: over the last day it did worse than the last value"
+    try:
+        forecast.quantile(percentile / 100)
+    except ValueError as error:
+        return str(error)
+    return ""
