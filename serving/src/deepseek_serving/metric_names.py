@@ -37,9 +37,7 @@ KINDS = ("text", "image")
 OUTCOMES = ("ok", "error", "cancelled", "late")
 STARTUP_PARTS = ("import", "load", "warmup", "total")
 
-REQUESTS_OFFERED = Metric(
-    "deepseek_requests_offered", "counter", "Requests that arrived at the replica, before admission.", (("kind", KINDS),)
-)
+REQUESTS_OFFERED = Metric("deepseek_requests_offered", "counter", "Requests that arrived at the replica, before admission.", (("kind", KINDS),))
 REQUESTS_REJECTED = Metric("deepseek_requests_rejected", "counter", "Requests that admission answered with 429 or 503.")
 REQUESTS_FINISHED = Metric("deepseek_requests_finished", "counter", "Admitted requests that ended.", (("outcome", OUTCOMES),))
 REQUESTS_RUNNING = Metric("deepseek_num_requests_running", "gauge", "Requests being answered now.")

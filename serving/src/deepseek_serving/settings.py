@@ -23,6 +23,12 @@ DEPLOYMENT_NAME = "Engine"
 
 SOURCE_FORMS = "hf://<owner>/<name>[@<revision>], file:///<absolute folder> or pvc://<claim>/<folder>"
 
+PVC_MOUNT_ROOT = "/mnt/models"
+"""Where a claim is mounted in the pods: `pvc://weights/deepseek` is the folder `/mnt/models/weights/deepseek`."""
+
+PVC_MOUNT_ROOT_VARIABLE = "DEEPSEEK_PVC_MOUNT_ROOT"
+"""The environment variable that moves it."""
+
 _SOURCE = re.compile(r"^(hf://[\w.-]+/[\w.-]+(@[\w./-]+)?|file:///.*|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?)$")
 
 _STARTING_SLACK = 16
@@ -69,7 +75,14 @@ class ModelSettings(_Section):
     def _source_has_a_known_form(cls, source: str) -> str:
         if source and not _SOURCE.match(source):
             raise ValueError(f"source must be {SOURCE_FORMS}, was {source!r}")
+        if ".." in source.split("/"):
+            raise ValueError(f"source must not contain '..', was {source!r}")
         return source
+
+    @property
+    def pvc_claim(self) -> str | None:
+        """The claim of a pvc:// source, which the pods mount at `PVC_MOUNT_ROOT/<claim>`; None for other sources."""
+        return self.source.removeprefix("pvc://").partition("/")[0] if self.source.startswith("pvc://") else None
 
     @model_validator(mode="after")
     def _an_engine_with_weights_has_a_source(self) -> Self:

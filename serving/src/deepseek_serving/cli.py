@@ -1,0 +1,109 @@
+"""The command line: `deepseek-serving tiny-model` and `deepseek-serving serve-local`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepseek_serving.settings import SOURCE_FORMS, Engine, LimitSettings, Mode, ModelSettings, Quantization, ServingSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from deepseek_serving.service import Service
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    code: int = parsed.run(parsed)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deepseek-serving", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    tiny = commands.add_parser("tiny-model", help="train a tiny DeepSeek-VL that captions drawn shapes")
+    tiny.add_argument("--out", type=Path, required=True, help="folder to write; left alone when the same recipe already made it")
+    tiny.add_argument("--seconds", type=float, default=150, help="longest training time (default 150)")
+    tiny.add_argument("--least-accuracy", type=float, default=0.99, help="share of exact captions below which the exit code is 1")
+    tiny.add_argument("--force", action="store_true", help="train even when the folder is current")
+    tiny.set_defaults(run=_tiny_model)
+
+    local = commands.add_parser("serve-local", help="serve one model on a bare uvicorn, without Ray: for development")
+    local.add_argument("--model", default="", help=f"{SOURCE_FORMS}, or a folder; not needed for the echo engine")
+    local.add_argument("--name", default="", help="the model's name in the API (default: the last part of --model)")
+    local.add_argument("--engine", choices=[engine.value for engine in Engine], default=Engine.TRANSFORMERS.value)
+    local.add_argument("--quantization", choices=[kind.value for kind in Quantization], default=Quantization.NONE.value)
+    local.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.AUTO.value)
+    local.add_argument("--max-tokens-per-second", type=int)
+    local.add_argument("--host", default="127.0.0.1")
+    local.add_argument("--port", type=int, default=8000)
+    local.set_defaults(run=_serve_local)
+    return parser
+
+
+def _tiny_model(parsed: argparse.Namespace) -> int:
+    from deepseek_serving.tiny.recipe import Recipe, is_current
+
+    recipe = Recipe()
+    if is_current(parsed.out, recipe) and not parsed.force:
+        print(f"{parsed.out} is current")
+        return 0
+    print(f"training the tiny model for at most {parsed.seconds:.0f} s, on one core", flush=True)
+    import torch
+
+    from deepseek_serving.tiny.train import train
+
+    torch.set_num_threads(1)
+    receipt = train(parsed.out, seconds=parsed.seconds, recipe=recipe, report=lambda line: print(line, flush=True))
+    print(f"{receipt['accuracy']:.1%} of {receipt['pictures']} fresh pictures captioned exactly, after {receipt['seconds']} s")
+    if receipt["accuracy"] < parsed.least_accuracy:
+        print(f"that is less than {parsed.least_accuracy:.1%}; train longer: --seconds {parsed.seconds * 2:.0f}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve_local(parsed: argparse.Namespace) -> int:
+    import uvicorn
+
+    from deepseek_serving.metrics import Ledger
+    from deepseek_serving.service import Service
+
+    source = parsed.model if "://" in parsed.model or not parsed.model else Path(parsed.model).resolve().as_uri()
+    settings = ServingSettings(
+        model=ModelSettings(source=source, engine=parsed.engine, quantization=parsed.quantization, mode=parsed.mode),
+        serving=LimitSettings(max_tokens_per_second=parsed.max_tokens_per_second),
+        model_name=parsed.name,
+    )
+    uvicorn.run(local_api(Service(settings, Ledger())), host=parsed.host, port=parsed.port, log_level="warning", lifespan="on")
+    return 0
+
+
+def local_api(service: Service) -> FastAPI:
+    """The API of one service that starts and stops with the server it runs in."""
+    from deepseek_serving.api import make_api
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    return make_api(service, lifespan=lifespan)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

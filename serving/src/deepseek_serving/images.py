@@ -1,0 +1,54 @@
+"""Turns a `data:` URL into a picture: first the header, then the limits, and only then the pixels."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deepseek_serving.engine import Picture, RequestError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+
+_DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]*)(?P<parameters>(;[\w=.+-]+)*),", re.ASCII)
+
+
+def check_image_url(url: str) -> None:
+    """Raise RequestError unless `url` is a base64 `data:` URL: nothing is ever fetched for a client."""
+    if not url[:5].lower() == "data:":
+        raise _refusal("Remote images are not fetched. Send the image itself as a data URL: data:image/png;base64,<data>.", "image_url_refused")
+    head = _DATA_URL.match("data:" + url[5:205])
+    if head is None or not head["type"].startswith("image/") or ";base64" not in head["parameters"]:
+        raise _refusal("image_url must be a data URL of the form data:image/png;base64,<data>.")
+
+
+def decode_image(url: str, *, max_megapixels: int) -> Picture:
+    """Decode a checked URL: one frame, RGB, turned upright. Raises RequestError with what is allowed; never anything else."""
+    check_image_url(url)
+    try:
+        raw = base64.b64decode(url.partition(",")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise _refusal("The image's data is not valid base64.") from None
+    try:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_megapixels * 1_000_000:
+                raise _refusal(f"The image is {width} × {height} pixels; at most {max_megapixels} megapixels are allowed.")
+            if getattr(image, "is_animated", False):
+                raise _refusal("The image has more than one frame; send a single one.")
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return Picture(upright.width, upright.height, upright.tobytes())
+    except RequestError:
+        raise
+    except UnidentifiedImageError:
+        raise _refusal(f"The image is not one of {', '.join(FORMATS)}.") from None
+    except Exception:
+        # Decoders of damaged files raise whatever they meet (OSError, SyntaxError, struct.error, …); all of it means the same to the client.
+        raise _refusal("The image is damaged and cannot be decoded.") from None
+
+
+def _refusal(message: str, code: str = "invalid_image") -> RequestError:
+    return RequestError(message, code=code, param="messages")
