@@ -86,26 +86,22 @@ def build(picture: Picture, previous: DeepSeekDeploymentStatus | None) -> DeepSe
         selector=picture.selector,
         nodes=NodesStatus(desired=picture.desired, current=picture.current, ready=picture.ready),
         replicas=ReplicasStatus(desired=picture.desired * picture.replicas_per_node, ready=picture.replicas_ready),
-        demand=picture.demand and DemandStatus(requests_per_second=quantity(picture.demand.rate), observed_at=timestamp(picture.now)),
-        utilization=decision
-        and UtilizationStatus(
-            current_percent=_percent(decision.utilization),
-            predicted_percent=_percent(decision.predicted_utilization, to=5),
-        ),
-        forecast=picture.forecast and _forecast(picture.forecast, picture),
+        demand=_demand(picture),
+        utilization=_utilization(decision),
+        forecast=_forecast(picture),
         capacity=None
         if picture.capacity is None
         else CapacityStatus(requests_per_second_per_node=quantity(picture.capacity), source="Learned" if picture.capacity_learned else "Spec"),
         cold_start=_cold_start(picture.cold_start),
-        decision=decision and _decision(decision, picture, previous.decision if previous else None),
+        decision=_decision(decision, picture, previous.decision if previous else None),
         last_scale_at=None if picture.scaled_at is None else timestamp(picture.scaled_at),
-        ledger=picture.ledger and _ledger(picture.ledger),
+        ledger=_ledger(picture.ledger),
     )
 
 
-def as_patch(status: DeepSeekDeploymentStatus) -> dict[str, Any]:
-    """The status as a merge patch: null clears what is not known any more."""
-    return status.model_dump(by_alias=True, mode="json")
+def as_body(status: DeepSeekDeploymentStatus) -> dict[str, Any]:
+    """The status as the API stores it; what is not known is absent."""
+    return status.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
 def worth_writing(new: DeepSeekDeploymentStatus, written: DeepSeekDeploymentStatus | None, written_at: float, now: float) -> bool:
@@ -154,7 +150,21 @@ def _conditions(picture: Picture, before: Iterable[Condition]) -> list[Condition
     return conditions
 
 
-def _decision(decision: Decision, picture: Picture, before: DecisionStatus | None) -> DecisionStatus:
+def _demand(picture: Picture) -> DemandStatus | None:
+    if picture.demand is None:
+        return None
+    return DemandStatus(requests_per_second=quantity(picture.demand.rate), observed_at=timestamp(picture.now))
+
+
+def _utilization(decision: Decision | None) -> UtilizationStatus | None:
+    if decision is None:
+        return None
+    return UtilizationStatus(current_percent=_percent(decision.utilization), predicted_percent=_percent(decision.predicted_utilization, to=5))
+
+
+def _decision(decision: Decision | None, picture: Picture, before: DecisionStatus | None) -> DecisionStatus | None:
+    if decision is None:
+        return None
     same = before is not None and (before.nodes, before.reason) == (decision.nodes, decision.reason)
     return DecisionStatus(
         nodes=decision.nodes,
@@ -165,7 +175,10 @@ def _decision(decision: Decision, picture: Picture, before: DecisionStatus | Non
     )
 
 
-def _forecast(forecast: PeakForecast, picture: Picture) -> ForecastStatus:
+def _forecast(picture: Picture) -> ForecastStatus | None:
+    forecast = picture.forecast
+    if forecast is None:
+        return None
     return ForecastStatus(
         issued_at=timestamp(forecast.issued_at),
         horizon_seconds=round(forecast.horizon_seconds),
@@ -182,7 +195,9 @@ def _cold_start(cold_start: ColdStart) -> ColdStartStatus | None:
     return None if p90 is None else ColdStartStatus(p90_seconds=round(p90), samples=len(cold_start.starts))
 
 
-def _ledger(ledger: Ledger) -> LedgerStatus:
+def _ledger(ledger: Ledger | None) -> LedgerStatus | None:
+    if ledger is None:
+        return None
     return LedgerStatus(
         since=timestamp(ledger.since),
         node_hours=quantity(ledger.node_seconds / 3600),

@@ -15,7 +15,7 @@ from kubernetes.aio import client, config
 from deepseek_operator.api import v1alpha1 as api
 from deepseek_operator.edge.rayservice import CLUSTERS, DEPLOYMENT_LABEL, FIELD_MANAGER, GROUP, SERVICES, VERSION
 
-JSON_PATCH, MERGE_PATCH, APPLY_PATCH = "application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"
+JSON_PATCH, APPLY_PATCH = "application/json-patch+json", "application/apply-patch+yaml"
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 PAGE = 500
 
@@ -75,7 +75,7 @@ class Cluster(Protocol):
 
     async def apply_budget(self, body: Body) -> None: ...
 
-    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body: ...
+    async def write_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body: ...
 
     async def create_event(self, regarding: Body, kind: str, reason: str, message: str, now: str) -> None: ...
 
@@ -146,10 +146,11 @@ class Kube:
         path = BUDGETS.path(body["metadata"]["namespace"], body["metadata"]["name"])
         await self._call("PATCH", path, {"fieldManager": FIELD_MANAGER, "force": "true"}, body, APPLY_PATCH)
 
-    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body:
-        """Merge-patch the status of an object."""
+    async def write_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body:
+        """Write the whole status of an object; what is not in it goes."""
         path = OBJECTS.path(namespace, name) + "/status"
-        return await self._call("PATCH", path, {"fieldManager": FIELD_MANAGER}, {"status": status}, MERGE_PATCH)
+        patch = [{"op": "add", "path": "/status", "value": status}]
+        return await self._call("PATCH", path, {"fieldManager": FIELD_MANAGER}, patch, JSON_PATCH)
 
     async def create_event(self, regarding: Body, kind: str, reason: str, message: str, now: str) -> None:
         """Write an Event (`kind` Normal or Warning) about an object."""

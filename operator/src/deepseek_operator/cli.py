@@ -1,0 +1,201 @@
+"""The command line: run, explain, replay, crds."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepseek_operator import __version__
+
+PREFIX = "DEEPSEEK_OPERATOR_"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    options = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. Every flag of `run` can also be given as an environment variable: `--tick-seconds` is
+    `DEEPSEEK_OPERATOR_TICK_SECONDS`."""
+    top = argparse.ArgumentParser(
+        prog="deepseek-operator", description="Keeps DeepSeekDeployments on as many GPU nodes as the next minutes need."
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the operator", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run.set_defaults(command=_run)
+    _flag(run, "--namespace", help="namespace to serve; may be given more than once, or separated by commas", action="append", default=None)
+    _flag(run, "--all-namespaces", help="serve every namespace (the default without --namespace)", action="store_true")
+    _flag(run, "--prometheus", help="URL of the Prometheus that scrapes the Ray pods", default="http://prometheus.monitoring.svc:9090")
+    _flag(run, "--forecaster", help="URL of the forecaster; without it the operator follows the present demand", default="")
+    _flag(run, "--http-proxy", help="proxy for calls to the Ray dashboards, where they cannot be reached directly", default="")
+    _flag(run, "--cluster-domain", help="DNS domain of the cluster", default="cluster.local")
+    _flag(run, "--kubeconfig", help="kubeconfig to use; by default the service account in a pod, KUBECONFIG elsewhere", default=None)
+    _flag(run, "--tick-seconds", help="seconds between two looks at the whole fleet", type=_seconds, default=15.0)
+    _flag(run, "--step-seconds", help="step of the demand series that is forecast", type=_whole_seconds, default=60)
+    _flag(
+        run,
+        "--demand-window-seconds",
+        help="span over which demand is averaged; at least four scrape intervals",
+        type=_whole_seconds,
+        default=60,
+    )
+    _flag(run, "--ray-metrics-interval-seconds", help="how often the Ray pods export their metrics", type=_seconds, default=10.0)
+    _flag(run, "--metrics-listen", help="address of /metrics", type=_address, default="0.0.0.0:9090")
+    _flag(run, "--health-listen", help="address of /healthz and /readyz", type=_address, default="0.0.0.0:8080")
+    _flag(run, "--log-format", help="how the log is written", choices=("text", "json"), default="text")
+    _flag(run, "--log-level", help="least level that is logged", choices=("debug", "info", "warning", "error"), default="info")
+
+    explain = commands.add_parser("explain", help="say why an object runs as many nodes as it does")
+    explain.set_defaults(command=_explain)
+    explain.add_argument("name", help="name of the DeepSeekDeployment")
+    explain.add_argument("-n", "--namespace", default="default", help="its namespace (default: default)")
+    explain.add_argument("-o", "--output", choices=("text", "line", "json"), default="text", help="in full, in one line, or as JSON")
+    explain.add_argument("--kubeconfig", default=None, help="kubeconfig to use (default: KUBECONFIG)")
+
+    replay = commands.add_parser("replay", help="run a policy over a recorded trace")
+    replay.set_defaults(command=_replay)
+    replay.add_argument("--trace", type=Path, required=True, help="CSV with the columns t_min,count")
+    replay.add_argument("--policy", type=Path, help="yaml of a DeepSeekDeployment whose scaling is replayed (default: the defaults)")
+    replay.add_argument("--cold-start", type=_seconds, default=180.0, help="seconds from asking for a node to its first answer (default: 180)")
+    replay.add_argument(
+        "--node-capacity", type=_seconds, help="requests per second of a node (default: the policy's, else a tenth of the peak)"
+    )
+    replay.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    crds = commands.add_parser("crds", help="write the CustomResourceDefinition, the chart's copy and the reference page")
+    crds.set_defaults(command=_crds)
+    crds.add_argument("--root", type=Path, default=Path(), help="root of the source tree (default: this folder)")
+    crds.add_argument("--check", action="store_true", help="write nothing; fail when a file differs")
+    return top
+
+
+def _flag(to: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:
+    """A flag whose default can be set by its environment variable."""
+    variable = PREFIX + name.removeprefix("--").replace("-", "_").upper()
+    given = os.environ.get(variable)
+    if given is not None:
+        if kwargs.get("action") == "store_true":
+            kwargs["default"] = given.lower() in ("1", "true", "yes")
+        else:
+            kwargs["default"] = [given] if kwargs.get("action") == "append" else given
+    kwargs["help"] = f"{kwargs['help']} [{variable}]"
+    to.add_argument(name, **kwargs)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below 1000000, was {text!r}")
+    return value
+
+
+def _whole_seconds(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 86400, was {text!r}")
+    return int(text)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, was {text!r}")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - an empty host means every address
+
+
+def _run(options: argparse.Namespace) -> int:
+    from deepseek_operator.controller import Options, run
+    from deepseek_operator.edge.kube import KubeError
+    from deepseek_operator.edge.rayservice import CompileOptions
+    from deepseek_operator.edge.telemetry import set_up_logging
+    from deepseek_operator.tick import Settings
+
+    set_up_logging(options.log_format, options.log_level)
+    namespaces = [name for given in options.namespace or () for name in given.split(",") if name]
+    if options.all_namespaces and namespaces:
+        print("give either --namespace or --all-namespaces", file=sys.stderr)
+        return 2
+    chosen = Options(
+        prometheus=options.prometheus,
+        forecaster=options.forecaster,
+        namespaces=namespaces,
+        http_proxy=options.http_proxy,
+        cluster_domain=options.cluster_domain,
+        kubeconfig=options.kubeconfig,
+        metrics_listen=options.metrics_listen,
+        health_listen=options.health_listen,
+        settings=Settings(
+            tick_seconds=options.tick_seconds,
+            step_seconds=options.step_seconds,
+            demand_window_seconds=options.demand_window_seconds,
+            compile=CompileOptions(ray_metrics_interval_seconds=options.ray_metrics_interval_seconds),
+        ),
+    )
+    try:
+        asyncio.run(run(chosen))
+    except KubeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from deepseek_operator.edge.kube import Kube, KubeError
+    from deepseek_operator.explain import in_full, one_line
+
+    async def fetch() -> dict[str, Any]:
+        kube = Kube()
+        try:
+            await kube.connect(options.kubeconfig)
+            return await kube.get_object(options.namespace, options.name)
+        finally:
+            await kube.close()
+
+    try:
+        body = asyncio.run(fetch())
+    except KubeError as error:
+        found = "there is no such DeepSeekDeployment" if error.status == 404 else str(error)
+        print(f"{options.namespace}/{options.name}: {found}", file=sys.stderr)
+        return 1
+    if options.output == "json":
+        print(json.dumps(body.get("status") or {}, indent=2))
+    elif options.output == "line":
+        print(one_line(body))
+    else:
+        print("\n".join(in_full(body)))
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from deepseek_operator.replay import command
+
+    return command(options.trace, options.policy, options.cold_start, options.node_capacity, as_json=options.json)
+
+
+def _crds(options: argparse.Namespace) -> int:
+    from deepseek_operator.api.crd import main as write
+
+    root: Path = options.root
+    return write(root / "crds", root / "helm" / "deepseek-operator", root / "docs" / "api.md", check=options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Why it is that many nodes: the object's status, told in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deepseek_operator.api.v1alpha1 import DeepSeekDeployment, DeepSeekDeploymentStatus
+
+
+def one_line(body: Mapping[str, Any]) -> str:
+    """The last decision in one line."""
+    status = _status(body)
+    name = body["metadata"]["name"]
+    if status is None or status.decision is None or status.nodes is None:
+        return f"{name}: nothing decided yet; is the operator running and watching namespace {body['metadata']['namespace']}?"
+    decision = status.decision
+    return f"{name} runs {status.nodes.desired} nodes ({status.nodes.ready} ready): {decision.reason}: {decision.message}"
+
+
+def in_full(body: Mapping[str, Any]) -> Iterator[str]:
+    """The last decision and all it stood on, line by line."""
+    yield one_line(body)
+    status = _status(body)
+    if status is None:
+        return
+    spec = DeepSeekDeployment.model_validate({"spec": body["spec"]}).spec
+    scaling = spec.scaling
+    yield (
+        f"  mode         {scaling.mode}: add above {scaling.scale_up_percent} %, release below {scaling.scale_down_percent} %, "
+        f"{scaling.between_thresholds.lower()} in between"
+    )
+    yield f"  bounds       {spec.nodes.min} to {spec.nodes.max} nodes"
+    yield f"  demand       {status.demand.requests_per_second + ' req/s' if status.demand else 'not known'}"
+    if status.capacity:
+        yield f"  capacity     {status.capacity.requests_per_second_per_node} req/s per node ({status.capacity.source.lower()})"
+    else:
+        yield "  capacity     not known"
+    if status.utilization:
+        shown = [
+            f"{what} {value} %"
+            for what, value in (("now", status.utilization.current_percent), ("predicted", status.utilization.predicted_percent))
+            if value is not None
+        ]
+        yield f"  utilization  {', '.join(shown) or 'not known'}"
+    if status.forecast:
+        f = status.forecast
+        models = ", ".join(f"{name} {weight} %" for name, weight in sorted(f.models.items(), key=lambda item: -item[1]))
+        yield (
+            f"  forecast     peak {f.peak_requests_per_second} req/s ({f.percentile}th percentile), mean {f.mean_requests_per_second}, "
+            f"over {f.horizon_seconds} s; models: {models or 'none named'}"
+        )
+    else:
+        yield "  forecast     none"
+    if status.cold_start:
+        yield f"  cold start   {status.cold_start.p90_seconds} s (90th percentile of {status.cold_start.samples})"
+    if status.decision:
+        yield f"  decided      {status.decision.at}, last change of the count {status.last_scale_at or 'never'}"
+        if status.decision.shadow_nodes is not None:
+            yield f"  shadow       Predictive would run {status.decision.shadow_nodes} nodes"
+    if status.ledger:
+        ledger = status.ledger
+        yield (
+            f"  ledger       {ledger.node_hours} node-hours since {ledger.since}; {ledger.at_maximum_node_hours} at the maximum, "
+            f"{ledger.reactive_node_hours} in mode Reactive"
+        )
+    for condition in status.conditions:
+        yield f"  {condition.type:<17} {condition.status:<8}{condition.reason}{': ' + condition.message if condition.message else ''}"
+
+
+def _status(body: Mapping[str, Any]) -> DeepSeekDeploymentStatus | None:
+    return DeepSeekDeploymentStatus.model_validate(body["status"]) if body.get("status") else None

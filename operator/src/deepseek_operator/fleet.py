@@ -1,0 +1,192 @@
+"""What the operator knows of each object between ticks, and of the cluster through its watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from deepseek_operator.api.v1alpha1 import DeepSeekDeployment, DeepSeekDeploymentStatus, quantity_value
+from deepseek_operator.core.coldstart import ColdStart
+from deepseek_operator.core.ledger import Counterfactual, Ledger
+from deepseek_operator.core.plan import Observed, ServeView
+from deepseek_operator.core.types import Decision, Memory, Policy
+from deepseek_operator.edge.rayservice import DEPLOYMENT_LABEL, application_name, instant, read_cluster, read_pod, read_service
+
+Body = dict[str, Any]
+Kind = Literal["objects", "services", "clusters", "pods"]
+KINDS: tuple[Kind, ...] = ("objects", "services", "clusters", "pods")
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+class Seen:
+    """The cluster as the watches last told it. Level-triggered: only the latest state of each thing counts."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[Kind, dict[Key, Body]] = {kind: {} for kind in KINDS}
+        self._by_deployment: dict[Kind, dict[Key, dict[Key, Body]]] = {kind: {} for kind in KINDS}
+
+    def note(self, kind: Kind, event: str | None, body: Body) -> bool:
+        """Take in one watch event; True when it changes something a decision or a plan looks at."""
+        key = key_of(body)
+        before = self._bodies[kind].get(key)
+        if event == "DELETED":
+            self._drop(kind, key)
+            return before is not None
+        self._put(kind, key, body)
+        return before is None or _gist(kind, before) != _gist(kind, body)
+
+    def replace(self, kind: Kind, bodies: Iterable[Body]) -> None:
+        """Take in a full list: what it lacks is gone. It backs up a watch that lost an event."""
+        fresh = {key_of(body): body for body in bodies}
+        for key in [key for key in self._bodies[kind] if key not in fresh]:
+            self._drop(kind, key)
+        for key, body in fresh.items():
+            self._put(kind, key, body)
+
+    def objects(self) -> dict[Key, Body]:
+        """Every DeepSeekDeployment that is not being deleted."""
+        return {key: body for key, body in self._bodies["objects"].items() if not body["metadata"].get("deletionTimestamp")}
+
+    def service(self, key: Key) -> Body | None:
+        """The RayService of an object; it bears the object's name."""
+        body = self._bodies["services"].get(key)
+        return None if body is None or body["metadata"].get("deletionTimestamp") else body
+
+    def observe(self, key: Key, compiled: Mapping[str, Any], serve: ServeView | None) -> Observed:
+        """What there is of an object's service, cluster and nodes, beside what we would compile now."""
+        body = self.service(key)
+        if body is None:
+            return Observed()
+        service = read_service(body, compiled)
+        name = service.active_cluster or service.pending_cluster
+        cluster_body = self._bodies["clusters"].get((key[0], name))
+        if cluster_body is None or cluster_body["metadata"].get("deletionTimestamp"):
+            return Observed(service=service)
+        pods = (
+            read_pod(pod)
+            for pod in self._by_deployment["pods"].get(key, {}).values()
+            if pod["metadata"]["labels"].get("ray.io/cluster") == name and pod["metadata"]["labels"].get("ray.io/node-type") == "worker"
+        )
+        return Observed(service=service, cluster=read_cluster(cluster_body), pods=tuple(pods), serve=serve)
+
+    def cluster_body(self, namespace: str, name: str) -> Body | None:
+        """A RayCluster as last seen."""
+        return self._bodies["clusters"].get((namespace, name))
+
+    def _put(self, kind: Kind, key: Key, body: Body) -> None:
+        self._bodies[kind][key] = body
+        deployment = (body["metadata"].get("labels") or {}).get(DEPLOYMENT_LABEL)
+        if deployment:
+            self._by_deployment[kind].setdefault((key[0], deployment), {})[key] = body
+
+    def _drop(self, kind: Kind, key: Key) -> None:
+        body = self._bodies[kind].pop(key, None)
+        deployment = ((body or {}).get("metadata", {}).get("labels") or {}).get(DEPLOYMENT_LABEL)
+        if deployment:
+            owned = self._by_deployment[kind].get((key[0], deployment), {})
+            owned.pop(key, None)
+            if not owned:
+                self._by_deployment[kind].pop((key[0], deployment), None)
+
+
+def key_of(body: Mapping[str, Any]) -> Key:
+    """Namespace and name of an object."""
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _gist(kind: Kind, body: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What has to differ for an event to be worth a tick of its own; our own status writes are not."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    deleting = metadata.get("deletionTimestamp")
+    if kind == "services":
+        active, pending = status.get("activeServiceStatus") or {}, status.get("pendingServiceStatus") or {}
+        return metadata.get("generation"), deleting, active.get("rayClusterName"), pending.get("rayClusterName")
+    if kind == "pods":
+        ready = next((c.get("status") for c in status.get("conditions") or [] if c.get("type") == "Ready"), None)
+        return deleting, status.get("phase"), ready
+    return metadata.get("generation"), deleting
+
+
+@dataclass(slots=True)
+class Tracked:
+    """What is remembered of one object. Lost with the process, and rebuilt from its status and from the cluster."""
+
+    uid: str
+    desired: int | None = None
+    memory: Memory = field(default_factory=Memory)
+    reactive: Counterfactual | None = None
+    shadow: Counterfactual | None = None
+    ledger: Ledger | None = None
+    cold_start: ColdStart = field(default_factory=ColdStart)
+    learned_capacity: float | None = None
+    decision: Decision | None = None
+    serve: ServeView | None = None
+    serve_read_at: float = -1e18
+    serve_problem: str = ""
+    write_problem: str = ""
+    waiting_for: str = ""
+    short_since: float | None = None
+    """Since when fewer nodes are ready than asked for; None while enough are."""
+    status: DeepSeekDeploymentStatus | None = None
+    status_at: float = -1e18
+    warned: frozenset[str] = frozenset()
+
+    @classmethod
+    def resume(cls, body: Body, now: float, wall: float) -> Tracked:
+        """Pick up where an earlier process left off, from the object's status. `now` and `wall` are the same instant on the tick's clock and on
+        the wall's."""
+        tracked = cls(uid=body["metadata"]["uid"])
+        try:
+            status = DeepSeekDeploymentStatus.model_validate(body.get("status") or {})
+        except ValidationError:
+            return tracked  # written by another version; everything in it can be learned again
+        tracked.status = status if body.get("status") else None
+        if status.nodes:
+            tracked.desired = status.nodes.desired or None
+        if status.capacity and status.capacity.source == "Learned":
+            tracked.learned_capacity = quantity_value(status.capacity.requests_per_second_per_node)
+        if status.last_scale_at:
+            tracked.memory = Memory(scaled_at=now + min(0.0, instant(status.last_scale_at) - wall))
+        if status.ledger:
+            known = status.ledger
+            tracked.ledger = Ledger(
+                since=instant(known.since),
+                counted_until=now,
+                node_seconds=3600 * quantity_value(known.node_hours),
+                at_maximum=3600 * quantity_value(known.at_maximum_node_hours),
+                reactive=3600 * quantity_value(known.reactive_node_hours),
+            )
+        return tracked
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A valid object as it is to be served in this tick."""
+
+    key: Key
+    body: Body
+    spec: Any  # DeepSeekDeploymentSpec
+    policy: Policy
+
+    @property
+    def application(self) -> str:
+        """Its name in Ray Serve, in metrics and to the forecaster."""
+        return application_name(*self.key)
+
+
+def parse(key: Key, body: Body) -> Wanted | str:
+    """The object, or a sentence that says what is wrong with it: the API server may have stored it under an older schema."""
+    try:
+        parsed = DeepSeekDeployment.model_validate({"spec": body.get("spec") or {}})
+        policy = Policy.of(parsed.spec)
+        if policy.min_nodes > policy.max_nodes:
+            return f"spec.nodes.min must be at most nodes.max ({policy.max_nodes}), was {policy.min_nodes}"
+        if policy.scale_down_percent >= policy.scale_up_percent:
+            return f"spec.scaling.scaleDownPercent must be below scaleUpPercent ({policy.scale_up_percent}), was {policy.scale_down_percent}"
+    except ValidationError as error:
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()[:5])
+    return Wanted(key, body, parsed.spec, policy)
