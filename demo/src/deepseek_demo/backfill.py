@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from deepseek_serving.metric_names import REQUESTS_FINISHED, REQUESTS_OFFERED
-from deepseek_serving.settings import DEPLOYMENT_NAME
 
 from deepseek_demo.traffic import Floats
+from deepseek_serving.metric_names import REQUESTS_FINISHED, REQUESTS_OFFERED
+from deepseek_serving.settings import DEPLOYMENT_NAME
 
 REPLICA = "before"
 
@@ -34,7 +34,7 @@ def write_history(path: Path, application: str, rates: Floats, step_seconds: flo
     """
     counts = whole_requests(rates, step_seconds)
     images = np.random.default_rng(seed).binomial(counts.astype(np.int64), image_share).astype(np.float64)
-    times = ends_at - step_seconds * np.arange(len(rates) - 1, -1, -1)
+    times: Floats = ends_at - step_seconds * np.arange(len(rates) - 1, -1, -1, dtype=np.float64)
     known = ~np.isnan(rates)
     with path.open("w", encoding="utf-8") as file:
         file.write(f"# TYPE ray_{REQUESTS_OFFERED.name} counter\n")

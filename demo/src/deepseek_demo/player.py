@@ -74,8 +74,8 @@ class Tally:
     @property
     def failures(self) -> Counter[str]:
         """How often each kind of failure came: `503`, `no answer: ServerDisconnectedError`, `200: stream ended early`."""
-        kinds = (f"{answer.status or 'no answer'}" + (f": {answer.fault}" if answer.fault else "") for answer in self.answers if not answer.answered)
-        return Counter(kinds)
+        failed = [answer for answer in self.answers if not answer.answered]
+        return Counter(": ".join(filter(None, (str(answer.status or "no answer"), answer.fault))) for answer in failed)
 
     @property
     def checked(self) -> int:
@@ -170,7 +170,8 @@ class Player:
 
 async def _read_stream(response: aiohttp.ClientResponse, sent: float) -> tuple[float, str, str]:
     """Seconds to the first token, the text, and what was wrong with the stream (empty: nothing)."""
-    first, pieces = 0.0, []
+    first = 0.0
+    pieces: list[str] = []
     async for line in response.content:
         data = line.decode().strip().removeprefix("data:").strip()
         if not line.startswith(b"data:"):

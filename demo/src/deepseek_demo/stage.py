@@ -74,25 +74,32 @@ class Stage:
         hours = len(self.play) * self.minutes_per_step / 60.0
         day, minute = divmod(self.start_minute, 1440.0)
         days_before = len(self.history) * self.minutes_per_step / 1440.0
+        peak = smooth(self.play, self.step_seconds).max()
         return (
-            f"{self.trace_name}: {hours:.1f} h from day {day + 1:.0f}, {minute // 60:02.0f}:{minute % 60:02.0f}, played {self.speed:g} times as fast "
-            f"in {self.play_seconds:.0f} s (a step of {self.step_seconds:g} s is {self.minutes_per_step:g} min of the trace); demand rises and falls "
-            f"{self.span:.1f}-fold to a peak of {smooth(self.play, self.step_seconds).max():.1f} req/s; the {days_before:.1f} days before are its history"
+            f"{self.trace_name}: {hours:.1f} h from day {day + 1:.0f}, {minute // 60:02.0f}:{minute % 60:02.0f}, played {self.speed:g} times "
+            f"as fast in {self.play_seconds:.0f} s (a step of {self.step_seconds:g} s is {self.minutes_per_step:g} min of the trace); demand "
+            f"rises and falls {self.span:.1f}-fold to a peak of {peak:.1f} req/s; the {days_before:.1f} days before are its history"
         )
 
 
 def choose(
-    trace: Trace, pacing: Pacing, play_seconds: float = 270.0, speed: float | None = None, history_days: float = HISTORY_DAYS, min_step: float = 1.0
+    trace: Trace,
+    pacing: Pacing,
+    play_seconds: float = 270.0,
+    speed: float | None = None,
+    min_step: float = 1.0,
 ) -> Stage:
     """Choose by the rule at the head of this file. Raises `StageError` when the trace is too short."""
     speeds = [speed] if speed is not None else [s for s in SPEEDS if play_seconds * s / 60.0 <= trace.minutes * PLAYED_SHARE]
     if not speeds or play_seconds * speeds[0] / 60.0 > trace.minutes * PLAYED_SHARE:
-        asked = (speed if speed is not None else SPEEDS[0]) * play_seconds / 60.0
+        least = speed if speed is not None else SPEEDS[0]
+        asked = least * play_seconds / 60.0
         raise StageError(
-            f"{trace.name} covers {trace.minutes:g} minutes; {play_seconds:g} s at speed {asked * 60 / play_seconds:g} play {asked:g} minutes, which may be at "
-            f"most {PLAYED_SHARE:.0%} of the trace: give a trace of at least {asked / PLAYED_SHARE:.0f} minutes, or a lower speed"
+            f"{trace.name} covers {trace.minutes:g} minutes; {play_seconds:g} s at speed {least:g} play {asked:g} minutes, which may be "
+            f"at most {PLAYED_SHARE:.0%} of the trace: give a trace of at least {asked / PLAYED_SHARE:.0f} minutes, a lower speed or a "
+            f"shorter play"
         )
-    stages = [_at_speed(trace, pacing, play_seconds, candidate, history_days, min_step) for candidate in speeds]
+    stages = [_at_speed(trace, pacing, play_seconds, candidate, min_step) for candidate in speeds]
     for stage in stages:
         if stage.gentle and stage.span >= NEEDED_SPAN:
             return stage
@@ -109,16 +116,17 @@ def smooth(rates: Floats, step_seconds: float) -> Floats:
     return np.convolve(padded, np.ones(width) / width, mode="valid")
 
 
-def _at_speed(trace: Trace, pacing: Pacing, play_seconds: float, speed: float, history_days: float, min_step: float) -> Stage:
+def _at_speed(trace: Trace, pacing: Pacing, play_seconds: float, speed: float, min_step: float) -> Stage:
     step_seconds = max(min_step, 60.0 / speed)
     minutes_per_step = speed * step_seconds / 60.0
     rates = trace.requests_per_minute(minutes_per_step)
     whole = _filled(rates)
     steps = round(play_seconds / step_seconds)
-    start, span, gentle = _rise_and_fall(smooth(whole, step_seconds), steps, first=len(whole) - int(len(whole) * PLAYED_SHARE), step_seconds=step_seconds)
+    first_played = len(whole) - int(len(whole) * PLAYED_SHARE)
+    start, span, gentle = _rise_and_fall(smooth(whole, step_seconds), steps, first_played, step_seconds)
     peak = smooth(whole[start : start + steps], step_seconds).max()
     scale = pacing.peak_requests_per_second / peak if peak > 0 else 0.0
-    first = max(0, start - round(history_days * 1440.0 / minutes_per_step))
+    first = max(0, start - round(HISTORY_DAYS * 1440.0 / minutes_per_step))
     return Stage(
         trace_name=trace.name,
         speed=speed,
@@ -148,7 +156,7 @@ def _rise_and_fall(smoothed: Floats, steps: int, first: int, step_seconds: float
         gentle = bool(jumps[start : start + steps - width].max() <= peak / 3.0)
         if gentle and span >= NEEDED_SPAN:
             return start, span, gentle
-        if (gentle, span) > (best[2], best[1]):
+        if (gentle and span >= 2.0, span) > (best[2] and best[1] >= 2.0, best[1]):
             best = (start, span, gentle)
     return best
 

@@ -41,12 +41,13 @@ class Trace:
         Shorter steps repeat the rate of the step they lie in (nothing is interpolated: a curve would know the next count);
         longer steps are the mean over the minutes that are known, NaN where none is.
         """
-        steps = int(math.floor(self.minutes / minutes_per_step + 1e-9))
+        steps = math.floor(self.minutes / minutes_per_step + 1e-9)
         edges = np.minimum(np.arange(steps + 1) * minutes_per_step / self.step_minutes, len(self.counts))
         known = ~np.isnan(self.counts)
         requests = _integral(np.where(known, self.counts, 0.0), edges)
         minutes_known = _integral(known.astype(np.float64) * self.step_minutes, edges)
-        return np.divide(requests, minutes_known, out=np.full(steps, np.nan), where=minutes_known > 1e-9)
+        unknown = minutes_known <= 1e-9
+        return np.where(unknown, np.nan, requests / np.where(unknown, 1.0, minutes_known))
 
 
 def _integral(values: Floats, edges: Floats) -> Floats:
@@ -56,7 +57,7 @@ def _integral(values: Floats, edges: Floats) -> Floats:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace from a CSV. Rows may be missing (unknown); the step is the smallest distance between two rows.
+    """Read a trace from a CSV. Rows may be missing (unknown); the step is the commonest distance between two rows.
 
     Raises `TraceError` with line, column and what is expected.
     """
@@ -75,6 +76,7 @@ def _parse(name: str, rows: list[list[str]], path: Path) -> Trace:
         if column not in header:
             raise TraceError(f"{path}, line 1: expected a header with the columns t_min and count, was {','.join(header)!r}")
     at, of = header.index("t_min"), header.index("count")
+    lines: list[int] = []
     times: list[float] = []
     counts: list[float] = []
     for line, row in enumerate(rows[1:], start=2):
@@ -86,15 +88,17 @@ def _parse(name: str, rows: list[list[str]], path: Path) -> Trace:
         if times and time <= times[-1]:
             raise TraceError(f"{path}, line {line}, column t_min: expected more than the {times[-1]:g} of the row before, was {time:g}")
         expected = f"{path}, line {line}, column count: expected a number of 0 or more, or nothing where it is unknown"
+        lines.append(line)
         times.append(time)
         counts.append(_number(row[of], expected) if row[of].strip() else math.nan)
     if len(times) < 2:
         raise TraceError(f"{path}: expected at least 2 rows below the header, found {len(times)}")
-    step = float(np.diff(times).min())
+    distances, times_seen = np.unique(np.round(np.diff(times), 6), return_counts=True)
+    step = float(distances[times_seen.argmax()])
     places = (np.asarray(times) - times[0]) / step
     crooked = np.flatnonzero(np.abs(places - np.round(places)) > 0.01)
     if len(crooked):
-        line = int(crooked[0]) + 2
+        line = lines[crooked[0]]
         raise TraceError(
             f"{path}, line {line}, column t_min: expected a multiple of the step ({step:g} min) after the first row, was {times[crooked[0]]:g}"
         )
