@@ -185,9 +185,34 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from deepseek_operator.replay import command
+    """The policy in mode Reactive on the whole trace."""
+    import yaml
 
-    return command(options.trace, options.policy, options.cold_start, options.node_capacity, as_json=options.json)
+    from deepseek_operator.api.v1alpha1 import DeepSeekDeployment
+    from deepseek_operator.core.types import Policy, capacity_in_spec
+    from deepseek_operator.replay import read_trace, replay
+
+    policy: Path | None = options.policy
+    try:
+        rates, step_seconds = read_trace(options.trace)
+        body = yaml.safe_load(policy.read_text()) if policy else {"spec": {"model": {"source": "file:///none"}}}
+        spec = DeepSeekDeployment.model_validate({"spec": body["spec"]}).spec
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 2
+    # Without a figure for a node, one that makes the trace's peak need ten.
+    capacity = options.node_capacity or capacity_in_spec(spec) or max(rate or 0 for rate in rates) / 10
+    outcome = replay(rates, step_seconds, Policy.of(spec), capacity, cold_start_seconds=options.cold_start)
+    figures = {
+        "nodeHours": round(outcome.node_hours, 3),
+        "nodeHoursAtMaximum": round(spec.nodes.max * len(rates) * step_seconds / 3600, 3),
+        "requests": round(outcome.requests),
+        "late": round(outcome.late),
+        "latePercent": round(100 * outcome.late_share, 3),
+        "changes": outcome.changes,
+    }
+    print(json.dumps(figures) if options.json else "\n".join(f"{name:<20} {value}" for name, value in figures.items()))
+    return 0
 
 
 def _crds(options: argparse.Namespace) -> int:

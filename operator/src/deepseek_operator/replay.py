@@ -8,18 +8,14 @@ than `LATE_SECONDS`.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from deepseek_operator.api.v1alpha1 import DeepSeekDeployment
 from deepseek_operator.core.decide import decide, remember
-from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Situation, capacity_in_spec
+from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Situation
 
 LATE_SECONDS = 10.0
 WORLD_STEP_SECONDS = 5.0
@@ -181,30 +177,3 @@ def read_trace(path: Path) -> tuple[list[float | None], float]:
         raise ValueError(f"{path}: at least two rows are needed, had {len(minutes)}")
     step = minutes[1] - minutes[0]
     return [None if count is None else count / (60 * step) for count in counts], 60 * step
-
-
-def command(trace: Path, policy_file: Path | None, cold_start: float, node_capacity: float | None, *, as_json: bool) -> int:
-    """`deepseek-operator replay`: the policy in mode Reactive on the whole trace."""
-    try:
-        rates, step = read_trace(trace)
-        body = yaml.safe_load(policy_file.read_text()) if policy_file else {"spec": {"model": {"source": "file:///none"}}}
-        spec = DeepSeekDeployment.model_validate({"spec": body["spec"]}).spec
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        print(f"replay: {error}")
-        return 2
-    # bench-rules: peaks need about ten nodes
-    capacity = node_capacity or capacity_in_spec(spec) or max(rate or 0 for rate in rates) / 10
-    outcome = replay(rates, step, Policy.of(spec), capacity, cold_start_seconds=cold_start)
-    figures = {
-        "nodeHours": round(outcome.node_hours, 3),
-        "nodeHoursAtMaximum": round(spec.nodes.max * len(rates) * step / 3600, 3),
-        "requests": round(outcome.requests),
-        "late": round(outcome.late),
-        "latePercent": round(100 * outcome.late_share, 3),
-        "changes": outcome.changes,
-    }
-    if as_json:
-        print(json.dumps(figures))
-    else:
-        print("\n".join(f"{name:<20} {value}" for name, value in figures.items()))
-    return 0
