@@ -1,0 +1,100 @@
+"""`deepseek-forecaster serve`: each flag is also an environment variable, `--data` is `DEEPSEEK_FORECASTER_DATA`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+
+
+def duration(text: str) -> float:
+    """Seconds in `90`, `90s`, `15m`, `6h`, `14d` or `2w`; ArgumentTypeError says what is allowed."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 with s, m, h, d, w or nothing (seconds) after it, like 14d; was {text!r}")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:8099`, `:8099` (all interfaces) or `[::1]:8099`; port 0 is a free one."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT with a port of 0 to 65535, like 127.0.0.1:8099; was {text!r}")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - `:8099` asks for all interfaces
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="deepseek-forecaster", description="Predicts load, with quantiles of its peak.")
+    commands = top.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="answer POST /v1/forecasts", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    _flag(serve, "--prometheus", "URL", str, None, "where the series are read, like http://127.0.0.1:9090")
+    _flag(serve, "--listen", "HOST:PORT", address, "127.0.0.1:8099", "where to answer; port 0 takes a free one and prints it")
+    _flag(serve, "--data", "DIR", Path, None, "folder for histories and fitted models; one forecaster at a time")
+    _flag(serve, "--season", "DURATION", duration, "86400", "the length of a day in the traffic; a week is seven of them")
+    _flag(serve, "--history", "DURATION", duration, "14d", "how far back to read and keep; at most 50,000 steps")
+    _flag(serve, "--train-every", "DURATION", duration, "", "how often the models of a series are fitted anew; empty: once a season")
+    _flag(serve, "--forget-after", "DURATION", duration, "14d", "delete a series nobody has asked about for so long")
+    _flag(serve, "--read-timeout", "DURATION", duration, "30s", "how long one read from Prometheus may take")
+    _flag(serve, "--log-level", "LEVEL", str, "INFO", "DEBUG, INFO, WARNING or ERROR")
+    return top
+
+
+def _flag(to: argparse.ArgumentParser, name: str, metavar: str, kind: object, default: str | None, text: str) -> None:
+    variable = "DEEPSEEK_FORECASTER_" + name.removeprefix("--").replace("-", "_").upper()
+    value = os.environ.get(variable) or default or None
+    to.add_argument(name, metavar=metavar, type=kind, default=value, required=value is None and default is None, help=f"{text} (or {variable})")  # type: ignore[arg-type]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit status."""
+    given = parser().parse_args(arguments)
+    logging.basicConfig(level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for loud in ("urllib3", "prometheus_api_client"):
+        logging.getLogger(loud).setLevel(logging.WARNING)
+    # small matrices in many threads cost more than they save, and the answers need the cores
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    try:
+        asyncio.run(_serve(given))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from .registry import DirectoryInUseError
+
+        if not isinstance(error, OSError | DirectoryInUseError):
+            raise
+        print(f"deepseek-forecaster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(given: argparse.Namespace) -> None:
+    try:
+        from .server import Settings, serving
+    except ImportError as error:
+        raise OSError(f"`serve` needs the extras of deepseek-forecaster[models,server]: {error}") from error
+    settings = Settings(
+        prometheus=given.prometheus,
+        data=given.data,
+        season_seconds=given.season,
+        history_seconds=given.history,
+        train_every_seconds=given.train_every,
+        forget_after_seconds=given.forget_after,
+        read_timeout_seconds=given.read_timeout,
+    )
+    host, port = given.listen
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serving(settings, host, port) as (_, bound):
+        print(f"listening on http://{host}:{bound}", flush=True)
+        await stop.wait()

@@ -1,0 +1,71 @@
+"""How well a forecast did: WAPE, pinball loss, coverage, and whether it has to stand back (probation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .calibrate import covered
+from .ensemble import Blend
+from .models.expert import Floats
+
+PROBATION_MARGIN = 1.02
+"""Worse than the naive forecast by less than 2 % is a tie."""
+PROBATION_WINDOWS = 12
+"""Fewer independent windows than this prove nothing."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the ensemble did over the last day; None where nothing has come yet to judge it by."""
+
+    wape: float | None
+    naive_wape: float | None
+    coverage90: float | None
+    on_probation: bool
+
+
+def wape(said: Floats, came: Floats) -> float | None:
+    """Sum of absolute errors ÷ sum of what came, over the pairs that are known; None without any, or when nothing came at all."""
+    known = np.isfinite(said) & np.isfinite(came)
+    total = float(came[known].sum())
+    return float(np.abs(said - came)[known].sum()) / total if total > 0 else None
+
+
+def pinball(said: Floats, came: Floats, quantile: float) -> float | None:
+    """The mean pinball loss of a quantile, in the unit of the loads; None without known pairs."""
+    known = np.isfinite(said) & np.isfinite(came)
+    if not known.any():
+        return None
+    short = came[known] - said[known]
+    return float(np.maximum(quantile * short, (quantile - 1.0) * short).mean())
+
+
+def coverage(said: Floats, came: Floats) -> float | None:
+    """The share of known pairs in which what came stayed at or below what was said; None without any."""
+    known = np.isfinite(said) & np.isfinite(came)
+    return float((came[known] <= said[known]).mean()) if known.any() else None
+
+
+def judge(blended: Blend, rows_per_day: float, windows_per_row: float) -> Record:
+    """Hold the last day's blended paths against what came, and the naive expert's beside them.
+
+    The forecast is on probation when its WAPE of the horizon's mean is more than 2 % worse than the naive one over at least 12 windows.
+    """
+    rows = np.flatnonzero(blended.realized)
+    rows = rows[rows >= len(blended.origins) - max(1.0, rows_per_day)]
+    if not len(rows):
+        return Record(None, None, None, False)
+    known = np.isfinite(blended.truth[rows])
+    number = known.sum(axis=1)
+
+    def window_mean(path: Floats) -> Floats:
+        return np.asarray(np.where(known, path, 0.0).sum(axis=1) / number)
+
+    came = window_mean(np.where(known, blended.truth[rows], 0.0))
+    own, naive = wape(window_mean(blended.path[rows]), came), wape(window_mean(blended.naive[rows]), came)
+    hits = covered(blended, 0.9, rows_per_day, windows_per_row, len(rows))
+    enough = len(rows) * windows_per_row >= PROBATION_WINDOWS
+    worse = own is not None and naive is not None and own > PROBATION_MARGIN * naive
+    return Record(own, naive, float(hits.mean()), bool(enough and worse))

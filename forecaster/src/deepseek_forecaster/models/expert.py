@@ -1,0 +1,159 @@
+"""What an expert is given (a history on a regular grid) and what it owes (a path of step means from any origin)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+State = Mapping[str, NDArray[Any]]
+"""What a fitted expert remembers: plain arrays by name, so that saving it needs no pickle."""
+
+FLOOR_SHARE = 0.02
+"""Loads are compared as log(load + floor), the floor being 2 % of the mean load: an empty step is low, not minus infinity."""
+
+
+class NotEnoughHistoryError(ValueError):
+    """The history is too short, or too full of gaps, for this expert; the text says how much it needs."""
+
+
+@dataclass(frozen=True)
+class History:
+    """A demand series on its grid: `values[i]` is the mean load of the step that ends at (first + i) × step, NaN where it is unknown.
+
+    `day` is the season's length in steps (1,440 at one minute); it need not be whole. The week is seven of them.
+    """
+
+    values: Floats
+    first: int
+    day: float
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def week(self) -> float:
+        """Steps in a week."""
+        return 7.0 * self.day
+
+    @property
+    def window(self) -> int:
+        """Steps in ten minutes of the day, at least one: 1,440 ÷ 144 = 10."""
+        return max(1, round(self.day / 144))
+
+    @cached_property
+    def filled(self) -> Floats:
+        """The values with each gap filled by the last known value before it (before the first known one: by that one); 0 if none is known."""
+        known = np.flatnonzero(np.isfinite(self.values))
+        if not len(known):
+            return np.zeros(len(self.values))
+        before = np.searchsorted(known, np.arange(len(self.values)), side="right") - 1
+        return np.asarray(self.values[known[np.maximum(before, 0)]], dtype=np.float64)
+
+    @cached_property
+    def floor(self) -> float:
+        """What is added before a logarithm is taken, in units of work per second; above zero also when every load is zero."""
+        known = self.values[np.isfinite(self.values)]
+        return max(1e-9, FLOOR_SHARE * float(known.mean())) if len(known) else 1e-9
+
+    @cached_property
+    def logs(self) -> Floats:
+        """log(value + floor), gaps filled."""
+        return np.asarray(np.log(self.filled + self.floor), dtype=np.float64)
+
+    @cached_property
+    def level(self) -> Floats:
+        """log(mean of the last ten minutes + floor) at each position; in a gap longer than that, of the last known value."""
+        mean = trailing_mean(self.values, self.window)
+        return np.asarray(np.log(np.where(np.isfinite(mean), np.maximum(mean, 0.0), self.filled) + self.floor), dtype=np.float64)
+
+    @cached_property
+    def smooth(self) -> Floats:
+        """The mean of `logs` over the ten minutes around each position, NaN in long gaps; its last half window means nothing."""
+        half = self.window // 2
+        known = np.where(np.isfinite(self.values), self.logs, np.nan)
+        return np.roll(trailing_mean(known, 2 * half + 1), -half)
+
+    def phase(self, positions: Ints) -> Floats:
+        """Where in the day each position lies, in turns of 0 to 1."""
+        return np.asarray(((self.first + positions) / self.day) % 1.0, dtype=np.float64)
+
+    def until(self, position: int) -> History:
+        """The history as it was known right after `position`."""
+        return History(self.values[: position + 1], self.first, self.day)
+
+
+class Expert(Protocol):
+    """One idea about the next steps.
+
+    `fit` learns from a history and may take seconds; NotEnoughHistoryError if it cannot. `predict_many` is quick and gives, for each origin
+    (a position in the history), the means of the `steps` steps after it, knowing nothing after it: shape (origins, steps), in units of work
+    per second. A row is NaN where this expert has no opinion yet. Whatever else is not finite, or raises, counts against the expert.
+    """
+
+    @property
+    def name(self) -> str:
+        """A word of lower case letters, digits and underscores."""
+        ...
+
+    def minimum_history(self, day: float, steps: int) -> int:
+        """How many known steps `fit` needs before it is worth asking."""
+        ...
+
+    def fit(self, history: History, steps: int) -> None:
+        """Learn to predict `steps` steps from this history."""
+        ...
+
+    def predict_many(self, history: History, origins: Ints, steps: int) -> Floats:
+        """The means after each origin, shape (len(origins), steps)."""
+        ...
+
+    def state(self) -> State:
+        """What has been learned, as plain arrays."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Become what `state` was taken from; ValueError when it is not this expert's."""
+        ...
+
+
+def predict(expert: Expert, history: History, steps: int) -> Floats:
+    """The path of means after the end of the history, shape (steps,)."""
+    return expert.predict_many(history, np.array([len(history) - 1]), steps)[0]
+
+
+class Untrained:
+    """Base of the experts that learn nothing."""
+
+    def fit(self, history: History, steps: int) -> None:
+        """Nothing to learn."""
+
+    def state(self) -> State:
+        """Nothing to remember."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Nothing to restore."""
+
+
+def trailing_mean(values: Floats, window: int) -> Floats:
+    """The mean of the known values among the last `window` up to each position; NaN where none of them is known. Shape as `values`.
+
+    It is taken from running sums, so means of zeros may come out a rounding error below zero.
+    """
+    known = np.isfinite(values)
+    sums = np.concatenate(([0.0], np.cumsum(np.where(known, values, 0.0))))
+    counts = np.concatenate(([0], np.cumsum(known)))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    number = counts[ends] - counts[starts]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(number > 0, (sums[ends] - sums[starts]) / number, np.nan)
+    return np.asarray(mean, dtype=np.float64)
