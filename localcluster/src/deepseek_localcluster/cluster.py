@@ -58,6 +58,7 @@ class LocalCluster(Cluster):
         prometheus: bool = False,
         gpus_per_ray_node: int = 1,
         ray_node_labels: Mapping[str, str] | None = None,
+        ray_node_taints: Sequence[Mapping[str, str]] = (),
         pythonpath: Sequence[Path] = (),
         probe_period_seconds: float = 1.0,
         scrape_interval: str = "5s",
@@ -81,6 +82,7 @@ class LocalCluster(Cluster):
         self._wanted = {"kwok": kwok_nodes > 0, "ray": ray_nodes > 0, "kuberay": kuberay, "prometheus": prometheus}
         self._kwok_nodes, self._ray_nodes, self._gpus = kwok_nodes, ray_nodes, gpus_per_ray_node
         self._ray_node_labels = dict(ray_node_labels if ray_node_labels is not None else {"deepseek.dev/pool": "gpu"})
+        self._ray_node_taints = [dict(taint) for taint in ray_node_taints]
         self._pythonpath, self._probe_period = list(pythonpath), probe_period_seconds
         self._scrape_interval, self._scrape_targets, self._backfill = scrape_interval, list(scrape_targets), backfill_openmetrics
         self._extra = {name: list(flags) for name, flags in (extra_arguments or {}).items()}
@@ -294,11 +296,12 @@ class LocalCluster(Cluster):
         self._launch("kube-scheduler", plane.scheduler(self._binaries["kube-scheduler"]))
 
     def _start_ray_nodes(self) -> None:
+        pythonpath = os.pathsep.join(map(str, self._pythonpath))
         command = [
             sys.executable, "-m", "deepseek_localcluster.raynode", f"--kubeconfig={self.kubeconfig}", f"--directory={self.directory / 'pods'}",
             f"--ray-directory={self._ray_directory}", f"--nodes={self._ray_nodes}", f"--gpus={self._gpus}",
-            f"--proxy-port={self._ports[PROXY]}", f"--labels={json.dumps(self._ray_node_labels)}", f"--pythonpath={os.pathsep.join(map(str, self._pythonpath))}",
-            f"--probe-period-seconds={self._probe_period}",
+            f"--proxy-port={self._ports[PROXY]}", f"--labels={json.dumps(self._ray_node_labels)}",
+            f"--taints={json.dumps(self._ray_node_taints)}", f"--pythonpath={pythonpath}", f"--probe-period-seconds={self._probe_period}",
         ]  # fmt: skip
         (self.directory / "pods").mkdir()
         self._launch("raynode", command, grace_seconds=10)

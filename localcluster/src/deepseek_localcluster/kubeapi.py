@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import ssl
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import yaml
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -74,3 +78,20 @@ class KubeApi:
                 if fresh or attempt == 2:
                     raise  # only a connection kept too long deserves a second try
         raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How to reach one API server."""
+
+    server: str
+    token: str
+    ca: str
+    """The certificate authority, as PEM text."""
+
+
+def read_kubeconfig(path: Path) -> Credentials:
+    """Server, token and certificate authority of a kubeconfig's first cluster and user, as `controlplane` writes it."""
+    loaded = yaml.safe_load(path.read_text())
+    cluster, user = loaded["clusters"][0]["cluster"], loaded["users"][0]["user"]
+    return Credentials(cluster["server"], user["token"], base64.b64decode(cluster["certificate-authority-data"]).decode())
