@@ -47,6 +47,7 @@ class SlotCache:
             self._values[index][row, :, :tokens] = values[row_of_prefill, :, :tokens]
         self.lengths.append(tokens)
 
+    @torch.inference_mode()
     def remove(self, row: int) -> None:
         """Free a row; the last row takes its place."""
         last = self.rows - 1

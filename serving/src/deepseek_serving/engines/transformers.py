@@ -22,6 +22,7 @@ from deepseek_serving.engine import (
     EngineStats,
     Generation,
     LoadError,
+    Message,
     Picture,
     PromptSize,
     RequestError,
@@ -171,6 +172,7 @@ class TransformersEngine:
         torch.set_num_threads(self._settings.serving.torch_threads)
         began = time.monotonic()
         loaded = load(self._settings.model)
+        _check_slots(loaded)
         quantize(loaded.model, loaded.decoder, self._settings.model.quantization)
         self._loaded = loaded
         read = time.monotonic()
@@ -182,24 +184,14 @@ class TransformersEngine:
         return StartupParts(loading=read - began, warming_up=time.monotonic() - read)
 
     def _warm_up(self, loaded: Loaded) -> None:
-        """Answer a probe, with a picture where there are eyes; refuse a model that batched steps would get wrong."""
-        ids = loaded.tokenizer("warm up", return_tensors="pt")["input_ids"]
-        try:
-            deviation = self._decoder.deviation(Row({"input_ids": ids}, Sampling(temperature=0.0)))
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise LoadError(f"{type(loaded.model).__name__} cannot be decoded in slots: {error}") from error
-        # Each weight product is rounded differently for one row than for many; int8 and int4 round coarser.
-        if not deviation <= MOST_DEVIATION * (1 if loaded.model.dtype == torch.float32 else 4):
-            raise LoadError(
-                f"{type(loaded.model).__name__} cannot be decoded in slots: a step strays by {deviation:.3f} nats from a whole pass"
-            )
+        """Answer a probe, with a picture where there are eyes: the first request should not pay for first-time work."""
+        parts: tuple[str | Picture, ...] = ("warm up",)
         if loaded.processor is not None:
-            from deepseek_serving.engine import Message
-
-            grey = Picture(48, 48, bytes([128]) * (48 * 48 * 3))
-            generation = Generation("warm-up", (Message("user", (grey, "warm up")),), max_tokens=1)
-            self._decoder.prefill([self._prepare(generation).row])
-            self._decoder.clear()
+            parts = (Picture(48, 48, bytes([128]) * (48 * 48 * 3)), *parts)
+        job = self._prepare(Generation("warm-up", (Message("user", parts),), max_tokens=2))
+        self._decoder.prefill([job.row])
+        self._decoder.step()
+        self._decoder.clear()
 
     def _prepare(self, generation: Generation) -> _Job:
         """Tokens and pixels of a request. Raises RequestError."""
@@ -333,6 +325,21 @@ class TransformersEngine:
 
         if out and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(put)
+
+
+def _check_slots(loaded: Loaded) -> None:
+    """Refuse a model that batched steps would get wrong (one that keeps more than keys and values of full attention). Raises LoadError."""
+    ids = loaded.tokenizer("warm up", return_tensors="pt")["input_ids"]
+    try:
+        deviation = SlotDecoder(loaded, 1).deviation(Row({"input_ids": ids}, Sampling(temperature=0.0)))
+    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise LoadError(f"{type(loaded.model).__name__} cannot be decoded in slots: {error}") from error
+    # bfloat16 rounds 2^16 times coarser than float32, and products of one row otherwise than products of many.
+    most = MOST_DEVIATION if loaded.model.dtype == torch.float32 else 4 * MOST_DEVIATION
+    if not deviation <= most:  # NaN must fail, too
+        raise LoadError(
+            f"{type(loaded.model).__name__} cannot be decoded in slots: a step strays by {deviation:.3f} nats, at most {most} may be"
+        )
 
 
 def _shape_of(job: _Job) -> tuple[tuple[str, tuple[int, ...]], ...]:

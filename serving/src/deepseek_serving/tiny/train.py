@@ -18,7 +18,7 @@ from transformers import (
     AutoProcessor,
     DeepseekVLConfig,
     DeepseekVLForConditionalGeneration,
-    DeepseekVLImageProcessor,
+    DeepseekVLImageProcessorPil,
     DeepseekVLProcessor,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -77,7 +77,7 @@ def build_processor(recipe: Recipe) -> DeepseekVLProcessor:
     words.train_from_iterator([*captions, *(f"User: {QUESTION}\n\nAssistant: {NO_PICTURE}" for _ in range(20))], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **_SPECIAL, extra_special_tokens={"image_token": _IMAGE_TOKEN})  # type: ignore[no-untyped-call]
     tokenizer.model_max_length = recipe.context
-    pixels = DeepseekVLImageProcessor(
+    pixels = DeepseekVLImageProcessorPil(
         size={"height": recipe.side, "width": recipe.side}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5], min_size=recipe.patch
     )
     return DeepseekVLProcessor(pixels, tokenizer, chat_template=CHAT_TEMPLATE, num_image_tokens=recipe.image_tokens)  # type: ignore[no-untyped-call]
