@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.signal import lfilter  # type: ignore[import-untyped]
 
-from .ensemble import Blend
+from .ensemble import Blend, fading_sums
 from .models.expert import Floats
 
 PRIOR_SPREAD = 0.6
@@ -113,8 +112,8 @@ def _recent_scale(errors: Floats, rows_per_day: float, windows_per_row: float) -
     decay = 0.5 ** (1.0 / max(1.0, rows_per_day * SCALE_HALF_LIFE_DAYS, 3.0 / windows_per_row))
     # three windows' worth of the usual size keep a quiet half hour from promising a quiet future
     grounded = 3.0 / windows_per_row
-    sums = lfilter([1.0], [1.0, -decay], size) + grounded * usual
-    counts = lfilter([1.0], [1.0, -decay], known.astype(np.float64)) + grounded
+    sums = fading_sums(size, decay) + grounded * usual
+    counts = fading_sums(known.astype(np.float64), decay) + grounded
     recent = sums / counts / usual
     late = min(round(1 / windows_per_row), count)
     scale[late + 1 :] = recent[: count - late]

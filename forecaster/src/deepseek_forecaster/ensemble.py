@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import lfilter  # type: ignore[import-untyped]
 
 from .models.expert import Bools, Floats, History
 from .record import TrackRecord
@@ -108,8 +107,8 @@ def _weights(losses: Floats, rows_per_day: float, rows_until_known: int) -> Floa
     """Unnormalized weights at each origin and, in one more row, at the head: shape (origins + 1, experts)."""
     decay = 0.5 ** (1.0 / max(1.0, rows_per_day * HALF_LIFE_DAYS))
     known = np.isfinite(losses)
-    sums = lfilter([1.0], [1.0, -decay], np.where(known, losses, 0.0), axis=0)
-    counts = lfilter([1.0], [1.0, -decay], known.astype(np.float64), axis=0)
+    sums = fading_sums(np.where(known, losses, 0.0), decay)
+    counts = fading_sums(known.astype(np.float64), decay)
     average = np.full((len(losses) + 1, losses.shape[1]), np.nan)
     # the error of the path after row i is known rows_until_known rows later
     late = min(rows_until_known, len(losses) + 1)
@@ -119,10 +118,22 @@ def _weights(losses: Floats, rows_per_day: float, rows_until_known: int) -> Floa
         average[-1] = np.where(enough[-1], sums[-1] / np.where(enough[-1], counts[-1], 1.0), np.nan)
     # an expert without a record yet is taken to be as good as the middle one of those that have one
     has_record = np.isfinite(average)
-    middle = np.array([np.median(row[ok]) if ok.any() else 1.0 for row, ok in zip(average, has_record, strict=True)])
+    ranked = np.sort(np.where(has_record, average, np.inf), axis=1)
+    number = has_record.sum(axis=1)
+    middle = np.where(number > 0, ranked[np.arange(len(ranked)), np.maximum(number - 1, 0) // 2], 1.0)
     average = np.where(has_record, average, middle[:, None])
     best = np.maximum(average.min(axis=1, keepdims=True), 1e-6)
     return np.asarray((best / np.maximum(average, best)) ** SHARPNESS)
+
+
+def fading_sums(numbers: Floats, decay: float) -> Floats:
+    """At each row, the sum of the rows up to it, each worth `decay` (0 to 1) less per row of age. Shape as `numbers`.
+
+    Rows must not fade by more than 2^900 from the first to the last; a record of two days and half-lives above three minutes stay far below.
+    """
+    growth = decay ** -np.arange(len(numbers), dtype=np.float64)
+    growth = growth.reshape((-1,) + (1,) * (numbers.ndim - 1))
+    return np.asarray(np.cumsum(numbers * growth, axis=0) / growth, dtype=np.float64)
 
 
 def _normalized(weights: Floats, opinion: Bools) -> Floats:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector as MetricsCollector
 
 from .collect import Collector
 from .registry import Registry
-from .train import Trainer
+from .schedule import Trainer
 from .types import Forecast
 
 

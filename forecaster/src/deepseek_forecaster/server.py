@@ -18,8 +18,8 @@ from .collect import Collector
 from .metrics import FleetMetrics
 from .prometheus import PrometheusReader
 from .registry import Registry, Watched
+from .schedule import Trainer
 from .series import NoForecastError
-from .train import Trainer
 from .types import Forecast
 from .wire import FORECASTS_PATH, MAX_BODY_BYTES, ForecastBatchRequest, ForecastBatchResponse, WireError, read_request, write
 

@@ -126,7 +126,8 @@ class Expert(Protocol):
 
 def predict(expert: Expert, history: History, steps: int) -> Floats:
     """The path of means after the end of the history, shape (steps,)."""
-    return expert.predict_many(history, np.array([len(history) - 1]), steps)[0]
+    path: Floats = expert.predict_many(history, np.array([len(history) - 1]), steps)[0]
+    return path
 
 
 class Untrained:
