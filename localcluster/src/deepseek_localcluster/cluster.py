@@ -22,7 +22,6 @@ from deepseek_localcluster.build import Progress, ensure, kuberay_crds, kwok_sta
 from deepseek_localcluster.controlplane import ControlPlane
 from deepseek_localcluster.kubeapi import ApiError, KubeApi
 from deepseek_localcluster.ports import claim_block
-from deepseek_localcluster.processes import start_time
 from deepseek_localcluster.programs import CONTROL_PLANE
 from deepseek_localcluster.supervision import Supervision
 
@@ -184,6 +183,19 @@ class LocalCluster(Cluster):
         """A built program of the pinned set."""
         return ensure([name], self._say)[name]
 
+    @property
+    def alive(self) -> bool:
+        """Whether the cluster is up: started, and ended by nobody."""
+        return self._supervision is not None and self._supervision.alive
+
+    def pod_pid(self, name: str) -> int:
+        """The process id of a Ray pod's command, what would be PID 1 of its container. ``FileNotFoundError``: it does not run."""
+        return int((self.directory / "pods" / f"{name}.pid").read_text())
+
+    def pod_log(self, name: str, lines: int = 50) -> str:
+        """The last lines a Ray pod's container wrote; the log stays when the pod has gone."""
+        return tail(self.directory / "pods" / f"{name}.log", lines)
+
     # ---- parts ----
 
     def install_kuberay(self, http_proxy: str | None = None, *, wait: bool = True) -> None:
@@ -272,13 +284,12 @@ class LocalCluster(Cluster):
                 raise FileExistsError(f"{self.directory} is not empty: name an absent or empty folder; it is removed with the cluster")
         # A Unix socket's path ends at 107 characters and Ray's take up to 80 of them, so its folder is always a short one.
         self._ray_directory = Path(tempfile.mkdtemp(prefix="dsr-", dir="/tmp"))
-        (self.directory / "logs").mkdir()
         self._ports = claim_block()
         self._free_offsets = iter(range(FIRST_FREE, 100))
         self._launched: dict[str, tuple[list[str], dict[str, str], float]] = {}
         self._killed: set[str] = set()
         remove = [self._ray_directory] if self._keep else [self.directory, self._ray_directory]
-        self._supervision = Supervision(self.directory / "logs", remove, [self._ports.claim.fileno()])
+        self._supervision = Supervision(self.directory, remove, [self._ports.claim.fileno()])
         self._ports.release()  # the supervisor holds the claim now
         self.token = secrets.token_hex(16)
         self.control_plane = ControlPlane(self.directory, self.token, self._ports[ETCD], self._ports[ETCD_PEER], self._ports[API])
@@ -322,8 +333,9 @@ class LocalCluster(Cluster):
         programs.mkdir()
         for name, path in self._binaries.items():
             (programs / name).symlink_to(path)
-        note = {"supervisor": self.supervisor_pid, "started": start_time(self.supervisor_pid), "server": self.server, "env": self.env()}
-        (self.directory / "cluster.json").write_text(json.dumps(note, indent=1))
+        note = self.directory / "cluster.json.new"
+        note.write_text(json.dumps({"supervisor": self.supervisor_pid, "server": self.server, "env": self.env()}, indent=1))
+        note.rename(self.directory / "cluster.json")
 
     def _wait_for_kuberay(self) -> None:
         health = f"http://127.0.0.1:{self._ports[KUBERAY_HEALTH]}/readyz"

@@ -88,11 +88,3 @@ def end_descendants(timeout_seconds: float = 10.0) -> dict[int, int]:
         time.sleep(0.01)
         ended |= reap()
     return ended
-
-
-def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: with the id it names one process for ever. ``None``: no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
-    except OSError:
-        return None

@@ -46,7 +46,8 @@ def command(binary: Path, configuration: Path, data: Path, port: int) -> list[st
 
 def backfill(promtool: Path, openmetrics: Path, data: Path) -> None:
     """Turn an OpenMetrics file with timestamps into blocks inside ``data``; ``RuntimeError`` with promtool's words when it refuses."""
-    command = [str(promtool), "tsdb", "create-blocks-from", "openmetrics", "--quiet", str(openmetrics), str(data)]
+    # Two weeks in 3 blocks rather than 169 of two hours: 0.4 s rather than 13 s.
+    command = [str(promtool), "tsdb", "create-blocks-from", "--max-block-duration=20d", "openmetrics", "--quiet", str(openmetrics), str(data)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"promtool cannot make blocks of {openmetrics}: {(result.stderr or result.stdout).strip()[-2000:]}")

@@ -19,14 +19,15 @@ class SupervisorError(RuntimeError):
 
 
 class Supervision:
-    """Starts a supervisor for the folder ``logs`` and speaks with it; safe to use from several threads."""
+    """Starts a supervisor for one cluster and speaks with it; safe to use from several threads."""
 
-    def __init__(self, logs: Path, remove: list[Path], claims: list[int]) -> None:
-        """``remove``: folders that go when the cluster ends. ``claims``: file descriptors to keep open as long as it lives."""
-        self.logs = logs
+    def __init__(self, directory: Path, remove: list[Path], claims: list[int]) -> None:
+        """``directory``: the cluster's folder. ``remove``: folders that go when it ends. ``claims``: descriptors open as long as it lives."""
+        self.logs = logs = directory / "logs"
+        logs.mkdir(exist_ok=True)
         self._remove = remove
         self._lock = threading.Lock()
-        command = [sys.executable, "-m", "deepseek_localcluster.supervisor", "--parent", str(os.getpid())]
+        command = [sys.executable, "-m", "deepseek_localcluster.supervisor", "--parent", str(os.getpid()), "--cluster", str(directory)]
         for folder in remove:
             command += ["--remove", str(folder)]
         self._log = logs / "supervisor.log"
@@ -39,6 +40,11 @@ class Supervision:
     def pid(self) -> int:
         """The supervisor's process id."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the supervisor runs."""
+        return self._process.poll() is None
 
     def start(self, name: str, argv: list[str], env: dict[str, str] | None = None, *, grace_seconds: float = 0, cwd: Path | None = None) -> int:
         """Start a component and give its process id. Its output goes to ``<logs>/<name>.log``."""
