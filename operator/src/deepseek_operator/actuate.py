@@ -51,8 +51,8 @@ def in_words(action: object) -> str:
     match action:
         case CreateService(nodes):
             return f"created the RayService with {nodes} nodes"
-        case UpdateService(nodes):
-            return f"brought the RayService to the present spec with {nodes} nodes"
+        case UpdateService(nodes, because):
+            return f"brought the RayService to the present spec with {nodes} nodes ({because} differed)"
         case MirrorNodes(nodes):
             return f"mirrored {nodes} nodes into the RayService"
         case SetNodes(nodes, release):

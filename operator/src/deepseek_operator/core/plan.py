@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """The RayService as it stands. `mirrored_nodes` is the count in its spec, `conforms` whether the rest of its spec is what we compile."""
+    """The RayService as it stands. `mirrored_nodes` is the count in its spec, `differs_at` the first place where the rest of its spec is not
+    what we compile (empty: nowhere)."""
 
     resource_version: str
     mirrored_nodes: int
-    conforms: bool
+    differs_at: str = ""
     active_cluster: str = ""
     pending_cluster: str = ""
 
@@ -80,9 +81,10 @@ class CreateService:
 
 @dataclass(frozen=True, slots=True)
 class UpdateService:
-    """Bring the RayService's spec to what the object asks for now (KubeRay rolls it out)."""
+    """Bring the RayService's spec to what the object asks for now (KubeRay rolls it out); `because` names the place that differs."""
 
     nodes: int
+    because: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ def plan(desired: int, replicas_per_node: int, seen: Observed) -> Plan:
     if seen.service is None:
         return Plan((CreateService(desired),), "KubeRay to start the cluster")
     actions: list[Action] = []
-    if not seen.service.conforms:
-        actions.append(UpdateService(desired))
+    if seen.service.differs_at:
+        actions.append(UpdateService(desired, seen.service.differs_at))
     cluster = seen.cluster
     if cluster is None:
         if seen.service.mirrored_nodes != desired and not actions:

@@ -241,7 +241,7 @@ def read_service(body: Mapping[str, Any], compiled: Mapping[str, Any]) -> Servic
     return ServiceView(
         resource_version=body["metadata"]["resourceVersion"],
         mirrored_nodes=int(groups[0].get("replicas") or 0),
-        conforms=conforms(compiled["spec"], body.get("spec") or {}),
+        differs_at=difference(compiled["spec"], body.get("spec") or {}),
         active_cluster=(status.get("activeServiceStatus") or {}).get("rayClusterName") or "",
         pending_cluster=(status.get("pendingServiceStatus") or {}).get("rayClusterName") or "",
     )
@@ -291,18 +291,26 @@ _COUNTS = {"replicas", "scaleStrategy"}
 """What the actuation owns; everything else of the spec is compared."""
 
 
-def conforms(wanted: Any, live: Any, key: str = "") -> bool:
-    """Whether `live` carries everything of `wanted` but the counts. Fields that others added (defaults of the API server, say) do not count,
-    entries of a list do."""
-    if key == "serveConfigV2":
-        return bool(_without_count(wanted) == _without_count(live))
+def difference(wanted: Any, live: Any, path: str = "spec") -> str:
+    """Path of the first place where `live` lacks something of `wanted` other than the counts; empty when it has it all. Fields that others
+    added (defaults of the API server, say) do not count, entries of a list do."""
+    if path.endswith(".serveConfigV2"):
+        return "" if _without_count(wanted) == _without_count(live) else path
     if isinstance(wanted, Mapping):
-        return isinstance(live, Mapping) and all(
-            name in _COUNTS or (name in live and conforms(value, live[name], name)) for name, value in wanted.items()
+        if not isinstance(live, Mapping):
+            return path
+        places = (
+            difference(value, live[name], f"{path}.{name}") if name in live else f"{path}.{name}"
+            for name, value in wanted.items()
+            if name not in _COUNTS
         )
+        return next(filter(None, places), "")
     if isinstance(wanted, list):
-        return isinstance(live, list) and len(wanted) == len(live) and all(conforms(w, v) for w, v in zip(wanted, live, strict=True))
-    return bool(wanted == live) or str(wanted) == str(live)  # a quantity may be 1 here and "1" there
+        if not isinstance(live, list) or len(wanted) != len(live):
+            return path
+        places = (difference(value, live[index], f"{path}[{index}]") for index, value in enumerate(wanted))
+        return next(filter(None, places), "")
+    return "" if wanted == live or str(wanted) == str(live) else path  # a quantity may be 1 here and "1" there
 
 
 def _without_count(config: Any) -> Any:
