@@ -88,7 +88,9 @@ def run(options: Options, say: Say) -> int:
         _keep_logs(cluster, out / "logs")
         say(cluster.kubectl("get", "dsd", NAME).rstrip())
 
-    reactive = compare.reactive(player.tally.sent_at, chosen, subject, recording)
+    reactive = compare.reactive(
+        player.tally.sent_at, recording.moments, subject.spec, options.pacing.requests_per_second_per_node, chosen.step_seconds
+    )
     result = summary.figures(recording, player.tally, options.pacing, reactive)
     recording.write_csv(out / "timeline.csv", player.tally.answers)
     title = f"{chosen.trace_name}, {chosen.speed:g} times as fast: {result.sent} requests, {result.failed} failed, {result.late} late"

@@ -33,7 +33,17 @@ class Subject:
     mode: api.Mode = "Predictive"
 
     def manifest(self) -> dict[str, Any]:
-        """The object, checked against the operator's own model of it."""
+        """The object as it is applied."""
+        return {
+            "apiVersion": api.API_VERSION,
+            "kind": api.KIND,
+            "metadata": {"name": NAME, "namespace": NAMESPACE},
+            "spec": self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        }
+
+    @property
+    def spec(self) -> api.DeepSeekDeploymentSpec:
+        """What is wanted, in the operator's own model of it."""
         model = {"source": "file:///none", "engine": "echo"}
         if self.model_directory:
             model = {"source": f"file://{self.model_directory}", "engine": "transformers"}
@@ -63,8 +73,7 @@ class Subject:
                 "capacity": {"requestsPerSecondPerNode": api.quantity(self.pacing.requests_per_second_per_node)},
             },
         }
-        api.DeepSeekDeploymentSpec.model_validate(spec)
-        return {"apiVersion": api.API_VERSION, "kind": api.KIND, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": spec}
+        return api.DeepSeekDeploymentSpec.model_validate(spec)
 
 
 def tokens_per_second(model_directory: Path | None, letters: Sequence[Letter], requests_per_second: float) -> int:

@@ -153,5 +153,6 @@ def _compared(result: Figures) -> str:
         words += f" ({1 - result.node_hours / result.maximum_node_hours:.0%} saved)"
     if result.reactive:
         words += f"; the same day in Reactive mode {result.reactive.node_hours:.3f}, "
-        words += f"with {result.reactive.late} of {result.reactive.offered} requests late"
+        words += f"with {result.reactive.late} of {result.reactive.requests} requests late "
+        words += f"(a replay of the same requests with the cold start measured, {result.reactive.cold_start_seconds:.0f} s)"
     return words
