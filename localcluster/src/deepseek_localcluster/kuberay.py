@@ -23,7 +23,7 @@ def install_crds(api: KubeApi, files: list[Path]) -> list[str]:
 def established(api: KubeApi, names: list[str]) -> bool:
     """Whether the API server serves all of the named definitions."""
     for name in names:
-        conditions = api.request("GET", f"{CRD_PATH}/{name}").get("status", {}).get("conditions", [])
+        conditions = api.request("GET", f"{CRD_PATH}/{name}").get("status", {}).get("conditions") or []
         if not any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
             return False
     return True
