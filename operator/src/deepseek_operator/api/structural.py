@@ -16,9 +16,8 @@ Schema = dict[str, Any]
 
 # fmt: off
 _KEY_ORDER = (
-    "description", "type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "exclusiveMinimum", "maximum",
-    "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "minProperties", "maxProperties", "uniqueItems", "default", "anyOf",
-    "required", "properties", "additionalProperties", "items",
+    "description", "type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems",
+    "minProperties", "maxProperties", "default", "anyOf", "required", "properties", "additionalProperties", "items",
 )
 # fmt: on
 _INT32_MAX = 2**31 - 1
@@ -112,10 +111,6 @@ def _node(schema: Schema, parts: dict[str, Schema], where: str) -> Schema:
             node[key] = {field: _field(child, parts, f"{where}.{field}") for field, child in value.items()}
         elif key in ("items", "additionalProperties"):
             node[key] = _node(value, parts, f"{where}[]")
-        elif key in ("exclusiveMinimum", "exclusiveMaximum"):
-            # OpenAPI v3.0 has the bound and a flag; JSON schema has the bound in the flag's place.
-            node["minimum" if key == "exclusiveMinimum" else "maximum"] = value
-            node[key] = True
         elif key in _KEY_ORDER or key.startswith("x-kubernetes-"):
             node[key] = value
         else:
