@@ -187,9 +187,9 @@ async def run(options: Options) -> None:
     try:
         await asyncio.wait({watches, ticking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in (watches, ticking):
-            if task.done() and not stop.is_set():
-                await task  # a fault in it ends the process, and Kubernetes starts it afresh
-                raise RuntimeError(f"the {task.get_name()} ended by themselves")
+            if task.done():
+                await task  # a fault in it ends the process, and Kubernetes starts it afresh; kopf ends without one on a signal of its own
+        log.info("stopping")
     finally:
         stop.set()
         ticking.cancel()

@@ -302,7 +302,7 @@ def difference(wanted: Any, live: Any, path: str = "spec") -> str:
         places = (
             difference(value, live[name], f"{path}.{name}") if name in live else f"{path}.{name}"
             for name, value in wanted.items()
-            if name not in _COUNTS
+            if name not in _COUNTS and (value or name in live)  # KubeRay writes the object back without its empty and false fields
         )
         return next(filter(None, places), "")
     if isinstance(wanted, list):
