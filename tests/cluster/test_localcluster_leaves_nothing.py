@@ -28,9 +28,10 @@ from deepseek_localcluster import LocalCluster
 with LocalCluster(**json.loads(sys.argv[1]), pythonpath=[Path(sys.argv[2])]) as cluster:
     if cluster.components().get("raynode"):
         cluster.apply(Path(sys.argv[2]) / "rayservice.yaml")
-        cluster.wait("two Ray pods run", lambda: cluster.kubectl("get", "pods").count("Running") >= 2, 90)
+        cluster.wait("two Ray pods are ready", lambda: cluster.kubectl("get", "pods").count("1/1") >= 2, 180)
     ports = [cluster._ports[offset] for offset in range(20)]
-    print(json.dumps({"supervisor": cluster.supervisor_pid, "folders": [str(cluster.directory), str(cluster._ray_directory)], "ports": ports}), flush=True)
+    folders = [str(cluster.directory), str(cluster._ray_directory)]
+    print(json.dumps({"supervisor": cluster.supervisor_pid, "folders": folders, "ports": ports}), flush=True)
     time.sleep(600)
 """
 
@@ -38,7 +39,7 @@ with LocalCluster(**json.loads(sys.argv[1]), pythonpath=[Path(sys.argv[2])]) as 
 class Remains:
     """What a cluster started by another process has, to be looked for when it has ended."""
 
-    def __init__(self, **wanted: object) -> None:
+    def __init__(self, request: pytest.FixtureRequest, **wanted: object) -> None:
         self.parent = subprocess.Popen(
             [sys.executable, "-c", PARENT, json.dumps(wanted), str(APPS)], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -75,9 +76,9 @@ def _accepts(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "kill -9"])
-def test_a_control_plane_ends_with_its_parent(number: signal.Signals) -> None:
+def test_a_control_plane_ends_with_its_parent(request: pytest.FixtureRequest, number: signal.Signals) -> None:
     """Whether the parent can clean up (Ctrl-C) or not (the others)."""
-    remains = Remains()
+    remains = Remains(request)
     assert len(remains.processes) >= 5  # supervisor, etcd, API server, controller manager, scheduler
     assert len(remains.listening()) >= 3  # etcd twice, API server
     remains.parent.send_signal(number)
@@ -142,9 +143,9 @@ def test_the_command_line_starts_lists_and_ends_exactly_its_cluster(tmp_path: Pa
 
 
 @pytest.mark.e2e
-def test_kill_9_of_the_parent_ends_the_ray_pods_too() -> None:
+def test_kill_9_of_the_parent_ends_the_ray_pods_too(request: pytest.FixtureRequest) -> None:
     """Ray's daemons leave their session and their parent; they are found all the same."""
-    remains = Remains(ray_nodes=2, kuberay=True)
+    remains = Remains(request, ray_nodes=2, kuberay=True)
     assert len(remains.processes) > 20  # a Ray head alone has more than ten
     remains.parent.kill()
     remains.parent.wait(10)
