@@ -57,7 +57,7 @@ class Arima:
         rest = self._rest(history, 0, len(history))[-FITTED_STEPS:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.parameters = np.asarray(self._model(rest).fit(disp=False, maxiter=40).params, dtype=np.float64)
+            self.parameters = np.asarray(self._model(rest).fit(disp=False, maxiter=40, cov_type="none").params, dtype=np.float64)
         if not np.all(np.isfinite(self.parameters)):
             raise NotEnoughHistoryError("arima found no finite parameters in this history")
 
@@ -69,7 +69,7 @@ class Arima:
             return np.full((len(origins), steps), np.nan)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            filtered = self._model(rest).filter(self.parameters).filter_results
+            filtered = self._model(rest).filter(self.parameters, return_ssm=True)
         # predicted_state[:, t + 1] is the state expected one step after t: each further step is one more transition
         state = filtered.predicted_state[:, origins - start + 1]  # (states, origins)
         transition = filtered.transition[:, :, -1]

@@ -63,7 +63,8 @@ class Lstm:
 
     name = "lstm"
 
-    def __init__(self) -> None:
+    def __init__(self, updates: int = UPDATES) -> None:
+        self._updates = updates
         self.steps = 0
         self.spread = 1.0
         self.lags: tuple[int, ...] = ()
@@ -199,8 +200,8 @@ class Lstm:
             net = Net(columns.shape[1], wanted.shape[1])
             average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))  # type: ignore[no-untyped-call]
             optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=UPDATES)
-            for _ in range(UPDATES):
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=self._updates)
+            for _ in range(self._updates):
                 rows = torch.randint(len(sequence), (BATCH,))
                 heard = sequence[rows]
                 heard = torch.cat((heard[:, :, :2] + NOISE * torch.randn(BATCH, heard.shape[1], 2), heard[:, :, 2:]), dim=2)

@@ -28,9 +28,18 @@ class SeasonalNaive(Untrained):
             return np.full((len(origins), steps), np.nan)
         ahead = origins[:, None] + np.arange(1, steps + 1)[None, :]
         here = origins[:, None]
-        moves = np.stack([np.where(here >= lag + window, history.smooth[ahead - lag] - history.level[here - lag], np.nan) for lag in lags])
+        moves = np.stack(
+            [
+                np.where(here >= lag + window, history.smooth[np.maximum(ahead - lag, 0)] - history.level[np.maximum(here - lag, 0)], np.nan)
+                for lag in lags
+            ]
+        )
         known = np.isfinite(moves)
         count = known.sum(axis=0)
         move = np.where(known, moves, 0.0).sum(axis=0) / np.maximum(count, 1)
-        path = np.exp(history.level[origins][:, None] + np.clip(move, -3.0, 3.0)) - history.floor
-        return np.asarray(np.where(count > 0, np.maximum(path, 0.0), np.nan))
+        # steps that no day knows move as the others did on average; with fewer than half of the steps known there is no opinion
+        seen = count > 0
+        average = move.sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+        move = np.clip(np.where(seen, move, average[:, None]), -3.0, 3.0)
+        path = np.maximum(np.exp(history.level[origins][:, None] + move) - history.floor, 0.0)
+        return np.asarray(np.where(2 * seen.sum(axis=1, keepdims=True) >= steps, path, np.nan))

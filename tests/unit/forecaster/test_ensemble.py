@@ -1,0 +1,161 @@
+"""The ensemble and its quantiles: who gets weight, who is left out, and how often the peak stays within what was said."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepseek_forecaster.calibrate import weighted_quantiles
+from deepseek_forecaster.ensemble import SMALLEST_WEIGHT, fading_sums
+from deepseek_forecaster.evaluate import coverage, pinball, wape
+from deepseek_forecaster.models.expert import Floats, History, Ints, Untrained
+from deepseek_forecaster.record import Member
+from deepseek_forecaster.series import SeriesForecaster
+
+QUANTILES = (0.5, 0.9, 0.95)
+DAY = 144.0
+
+
+class Scripted(Untrained):
+    """An expert of the test's: says what `says` gives for the history, the origins and the steps."""
+
+    def __init__(self, name: str, says: object) -> None:
+        self.name = name
+        self._says = says
+
+    def minimum_history(self, day: float, steps: int) -> int:
+        return 1
+
+    def predict_many(self, history: History, origins: Ints, steps: int) -> Floats:
+        answer = self._says(history, origins, steps) if callable(self._says) else self._says
+        if isinstance(answer, Exception):
+            raise answer
+        return np.broadcast_to(np.asarray(answer, dtype=np.float64), (len(origins), steps)).copy()
+
+
+def forecaster_with(*experts: Scripted) -> SeriesForecaster:
+    forecaster = SeriesForecaster(60, DAY * 60)
+    for expert in experts:
+        forecaster.adopt(Member(expert))
+    return forecaster
+
+
+def noisy(days: float, spread: float = 0.1, seed: int = 3) -> np.ndarray:
+    return np.asarray(100.0 * np.exp(spread * np.random.default_rng(seed).standard_normal(round(days * DAY))))
+
+
+def ask(forecaster: SeriesForecaster, values: np.ndarray, steps: int = 10) -> object:
+    forecaster.observe(History(values, 0, DAY))
+    return forecaster.forecast("a", (len(values) - 1) * 60 + 1.0, steps * 60, QUANTILES)
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (RuntimeError("no idea"), "RuntimeError: no idea"),
+        (np.inf, "not finite"),
+        (-5.0, "negative"),
+        (1e300, "not finite"),
+        (lambda history, origins, steps: np.where(np.arange(steps) % 2, np.nan, 1.0), "not finite"),
+    ],
+    ids=["raises", "infinite", "negative", "beyond any load", "partly NaN"],
+)
+def test_an_expert_that_fails_is_left_out_and_reported(says: object, reason: str) -> None:
+    forecaster = forecaster_with(Scripted("broken", says))
+    forecast = ask(forecaster, noisy(3))
+    assert "broken" not in forecast.models  # type: ignore[attr-defined]
+    assert reason in forecaster.failures["broken"]
+    assert 80 < forecast.mean < 125  # type: ignore[attr-defined]
+
+
+def test_an_expert_that_works_again_is_taken_back() -> None:
+    answers = [RuntimeError("no idea"), 100.0]
+    forecaster = forecaster_with(Scripted("flaky", lambda *_: answers[0]))
+    values = noisy(3)
+    ask(forecaster, values[:-10])
+    answers.pop(0)
+    assert "flaky" in ask(forecaster, values).models  # type: ignore[attr-defined]
+    assert forecaster.failures == {}
+
+
+def test_the_expert_that_is_right_gets_most_of_the_weight_and_one_ten_times_too_high_the_least() -> None:
+    forecaster = forecaster_with(Scripted("right", 100.0), Scripted("wrong", 1000.0))
+    models = ask(forecaster, noisy(3)).models  # type: ignore[attr-defined]
+    assert max(models, key=models.get) == "right"
+    assert models["wrong"] <= 1.1 * SMALLEST_WEIGHT
+    assert sum(models.values()) == pytest.approx(1.0)
+
+
+def test_an_expert_is_not_judged_by_what_it_has_learned_from() -> None:
+    values = noisy(3)
+
+    def knows_the_past(history: History, origins: Ints, steps: int) -> Floats:
+        ahead = np.minimum(origins[:, None] + np.arange(1, steps + 1), len(values) - 1)
+        return np.where((ahead < 400), values[ahead], 500.0)
+
+    forecaster = SeriesForecaster(60, DAY * 60)
+    forecaster.adopt(Member(Scripted("memory", knows_the_past), since=390))
+    assert ask(forecaster, values).models["memory"] < 0.05  # type: ignore[attr-defined]
+
+
+def test_worse_than_the_last_value_over_the_day_is_on_probation_and_better_is_not() -> None:
+    # the load jumps between 50 and 150 with a period of ten steps and the horizon is one step: the mean of ten steps is always 50 wrong
+    stairs = np.where((np.arange(3 * 144) // 40) % 2, 150.0, 50.0)
+    assert not ask(forecaster_with(), stairs, 1).on_probation  # type: ignore[attr-defined]
+    forecaster = forecaster_with()
+    forecaster._fast = {"last_value": forecaster._fast["last_value"], "wrong": Member(Scripted("wrong", 1000.0))}
+    forecast = ask(forecaster, stairs, 1)
+    assert forecast.on_probation  # type: ignore[attr-defined]
+    assert forecast.recent_wape > forecast.naive_wape  # type: ignore[attr-defined]
+
+
+def test_with_one_sample_the_peak_is_that_sample_with_honest_headroom() -> None:
+    forecast = ask(forecaster_with(), np.array([10.0]))
+    assert forecast.mean == pytest.approx(10.0)  # type: ignore[attr-defined]
+    # exp(1.645 × 0.6) = 2.7
+    assert forecast.quantile(0.95) == pytest.approx(27.0, rel=0.05)  # type: ignore[attr-defined]
+    assert forecast.recent_wape is None  # type: ignore[attr-defined]
+
+
+def test_the_width_shrinks_as_errors_come_in() -> None:
+    values = noisy(2, spread=0.05)
+    widths = [ask(forecaster_with(), values[:count]).quantile(0.95) for count in (1, 30, 288)]  # type: ignore[attr-defined]
+    assert widths[0] > widths[1] > widths[2]
+    assert widths[2] < 130.0
+
+
+def test_over_two_days_of_noise_95_of_100_peaks_stay_within_p95() -> None:
+    values = noisy(8, spread=0.3, seed=11)
+    forecaster = forecaster_with()
+    hits = []
+    for end in range(4 * 144, 8 * 144 - 10, 5):
+        forecast = ask(forecaster, values[: end + 1])
+        hits.append(values[end + 1 : end + 11].max() <= forecast.quantile(0.95))  # type: ignore[attr-defined]
+    assert 0.90 <= np.mean(hits) <= 0.99
+
+
+@given(st.lists(st.floats(-5, 5), max_size=60), st.lists(st.floats(0.001, 0.999), min_size=2, max_size=6))
+def test_quantiles_of_errors_rise_with_the_quantile(errors: list[float], quantiles: list[float]) -> None:
+    given_errors = np.array(errors, dtype=np.float64)
+    answers = weighted_quantiles(given_errors, np.full(len(errors), 0.3), np.sort(np.array(quantiles)))
+    assert np.isfinite(answers).all()
+    assert (np.diff(answers) >= 0).all()
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=200), st.floats(0.7, 0.999))
+def test_fading_sums_are_what_a_loop_gives(numbers: list[float], decay: float) -> None:
+    running, expected = 0.0, []
+    for number in numbers:
+        running = running * decay + number
+        expected.append(running)
+    assert fading_sums(np.array(numbers), decay) == pytest.approx(np.array(expected), rel=1e-6, abs=1e-9)
+
+
+def test_wape_pinball_and_coverage_on_numbers_done_by_hand() -> None:
+    said, came = np.array([10.0, 20.0, 30.0, np.nan]), np.array([12.0, 18.0, 30.0, 5.0])
+    assert wape(said, came) == pytest.approx(4 / 60)
+    # short by 2 → 0.9 × 2; over by 2 → 0.1 × 2; exact → 0: 2.0 ÷ 3
+    assert pinball(said, came, 0.9) == pytest.approx(2 / 3)
+    assert coverage(said, came) == pytest.approx(2 / 3)
+    assert wape(np.array([1.0]), np.array([0.0])) is None
