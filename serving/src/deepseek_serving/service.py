@@ -43,6 +43,7 @@ class Service:
         self._meter = Meter(sink)
         self._engine: Engine | None = None
         self._reporter: asyncio.Task[None] | None = None
+        self._startup: dict[str, float] = {}
         self._report()
 
     async def start(self) -> None:
@@ -53,8 +54,7 @@ class Service:
         parts = await self._engine.start()
         importing = imported_at - self._born_at + parts.importing
         total = time.monotonic() - self._born_at
-        for part, seconds in (("import", importing), ("load", parts.loading), ("warmup", parts.warming_up), ("total", total)):
-            self._meter.set(names.STARTUP_SECONDS, seconds, part)
+        self._startup = {"import": importing, "load": parts.loading, "warmup": parts.warming_up, "total": total}
         log.info(
             "ready to serve %s after %.1f s: import %.1f, load %.1f, warm-up %.1f",
             self.settings.served_name, total, importing, parts.loading, parts.warming_up,
@@ -140,6 +140,8 @@ class Service:
     def _report(self) -> None:
         self._meter.set(names.REQUESTS_RUNNING, self.admission.running)
         self._meter.set(names.REQUESTS_WAITING, self.admission.waiting)
+        for part, seconds in self._startup.items():
+            self._meter.set(names.STARTUP_SECONDS, seconds, part)  # each time: Ray drops a gauge not set for two exports
         # Computing and pacing overlap, request by request; whichever is used more is the one that saturates.
         computing = self._engine.stats().busy_seconds if self._engine is not None else 0.0
         self._meter.advance(names.ENGINE_BUSY_SECONDS, max(computing, self._pacer.busy_seconds()))

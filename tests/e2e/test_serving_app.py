@@ -1,0 +1,233 @@
+"""The serving application in real Ray Serve: an own local Ray with its own folder and ports, started and ended by the test."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from deepseek_serving import metric_names
+from deepseek_serving.shapes import QUESTION, draw
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+APPLICATION = "default.chat"
+
+# Ends by itself when its standard input closes, so it cannot outlive the test.
+DRIVER = """
+import json, sys
+ports, folder, args, replicas = json.loads(sys.argv[1])
+import ray
+from ray import serve
+ray.init(
+    num_cpus=8, _temp_dir=folder, include_dashboard=False, _metrics_export_port=ports["metrics"], log_to_driver=False, object_store_memory=10**8
+)
+serve.start(http_options={"host": "127.0.0.1", "port": ports["http"]})
+from deepseek_serving.app import build
+application = build(args)
+application = type(application)(application._bound_deployment.options(num_replicas=replicas, ray_actor_options={"num_cpus": 1}))
+serve.run(application, name=APPLICATION, route_prefix="/")
+print("READY", flush=True)
+sys.stdin.read()
+serve.shutdown()
+ray.shutdown()
+""".replace("APPLICATION", repr(APPLICATION))
+
+
+@dataclass
+class Running:
+    """A served application."""
+
+    url: str
+    metrics_url: str
+    client: openai.OpenAI
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(self.metrics_url, timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def total(self, name: str, **labels: str) -> float | None:
+        """Sum of all series of that exact name that carry the labels; None when there is none."""
+        found = None
+        for line in self.metrics().splitlines():
+            match = re.match(rf"{name}\{{(.*)\}} (\S+)$", line)
+            if match and all(f'{key}="{value}"' in match[1] for key, value in labels.items()):
+                found = (found or 0.0) + float(match[2])
+        return found
+
+    def wait_for_total(self, at_least: float, name: str, **labels: str) -> float:
+        deadline = time.monotonic() + 15
+        while (value := self.total(name, **labels)) is None or value < at_least:
+            assert time.monotonic() < deadline, f"{name} {labels} is {value} after 15 s, not {at_least}"
+            time.sleep(0.5)
+        return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_serve(args: dict[str, Any], *, replicas: int = 1) -> Iterator[Running]:
+    # Ray puts Unix sockets in here, whose paths may have 107 characters: pytest's own folders are too deep.
+    folder = tempfile.mkdtemp(prefix="rs", dir="/tmp")
+    ports = {"http": free_port(), "metrics": free_port()}
+    environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps([ports, folder, args, replicas])],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    try:
+        lines = []
+        for line in driver.stdout:
+            lines.append(line)
+            if line.strip() == "READY":
+                break
+        else:
+            pytest.fail("Ray Serve did not start:\n" + "".join(lines[-60:]))
+        url = f"http://127.0.0.1:{ports['http']}"
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+        yield Running(url, f"http://127.0.0.1:{ports['metrics']}/metrics", client)
+    finally:
+        driver.stdin.close()
+        try:
+            driver.wait(60)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.wait()
+        driver.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Running]:
+    limits = {"maxOngoingRequests": 1, "maxQueuedRequests": 1, "maxTokensPerSecond": 10}
+    yield from run_serve({"model": {"engine": "echo"}, "serving": limits, "modelName": "chat"})
+
+
+def test_every_metric_appears_under_its_name_on_rays_port(echo: Running) -> None:
+    """All 14 metrics, each with application="default.chat"; counters of every label combination from 0 on, before the first request."""
+    echo.wait_for_total(0, str(metric_names.REQUESTS_OFFERED), application=APPLICATION)
+    for kind in metric_names.KINDS:
+        assert echo.total(str(metric_names.REQUESTS_OFFERED), kind=kind, application=APPLICATION) == 0
+    for outcome in metric_names.OUTCOMES:
+        assert echo.total(str(metric_names.REQUESTS_FINISHED), outcome=outcome, application=APPLICATION) == 0
+    echo.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "hi"}])
+    echo.wait_for_total(1, f"{metric_names.E2E_LATENCY_SECONDS}_count", application=APPLICATION)
+    for metric in metric_names.ALL:
+        name = f"{metric}_bucket" if metric.kind == "histogram" else str(metric)
+        assert echo.total(name, application=APPLICATION, deployment="Engine") is not None, name
+
+
+def test_each_request_is_offered_once_and_a_refusal_is_told_apart(echo: Running) -> None:
+    """8 at once, 1 answered and 1 queued at a time, 2 s each: at least 4 get 429 with Retry-After 1..120, all 8 are offered load."""
+    offered = str(metric_names.REQUESTS_OFFERED)
+    before = echo.wait_for_total(0, offered, application=APPLICATION)
+    rejected_before = echo.wait_for_total(0, str(metric_names.REQUESTS_REJECTED), application=APPLICATION)
+
+    def ask(_: int) -> tuple[int, str]:
+        try:
+            echo.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "a " * 20}])
+        except openai.APIStatusError as error:
+            return error.status_code, error.response.headers["retry-after"]
+        return 200, ""
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    retry_after = [int(seconds) for status, seconds in answers if status == 429]
+    refused = len(retry_after)
+    assert refused >= 4
+    assert [status for status, _ in answers].count(200) == 8 - refused
+    assert all(1 <= seconds <= 120 for seconds in retry_after)
+    assert echo.wait_for_total(before + 8, offered, application=APPLICATION) == before + 8
+    rejected = echo.wait_for_total(rejected_before + refused, str(metric_names.REQUESTS_REJECTED), application=APPLICATION)
+    assert rejected == rejected_before + refused
+    # The proxy counted the same refusals: this is what the demand query subtracts.
+    assert echo.wait_for_total(refused, metric_names.SERVE_PROXY_ERRORS, application=APPLICATION, error_code="429") == refused
+
+
+def test_a_client_that_leaves_frees_its_place(echo: Running) -> None:
+    """The only place is taken by a 30 s answer; its reader leaves after the first word; the next is answered within 5 s."""
+    stream = echo.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "b " * 300}], stream=True)
+    next(iter(stream))
+    stream.close()
+    time.sleep(0.5)
+    began = time.monotonic()
+    answer = echo.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "next"}])
+    assert answer.choices[0].message.content == "next"
+    assert time.monotonic() - began < 5
+    echo.wait_for_total(1, str(metric_names.REQUESTS_FINISHED), outcome="cancelled", application=APPLICATION)
+
+
+def test_health_and_unknown_routes_pass_through_serve(echo: Running) -> None:
+    """/healthz and /readyz answer 200, an unknown path 404 in OpenAI's shape."""
+    for path in ("/healthz", "/readyz"):
+        with urllib.request.urlopen(echo.url + path, timeout=5) as answer:
+            assert answer.status == 200
+    with pytest.raises(openai.NotFoundError):
+        echo.client.models.retrieve("other")
+
+
+@pytest.fixture(scope="module")
+def tiny_model() -> Path:
+    folder = Path(__file__).parents[2] / "build" / "tiny-model"
+    subprocess.run([sys.executable, "-m", "deepseek_serving.cli", "tiny-model", "--out", str(folder)], check=True, timeout=400)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captions(tiny_model: Path) -> Iterator[Running]:
+    args = {"model": {"source": tiny_model.as_uri(), "quantization": "int8"}, "modelName": "shapes"}
+    yield from run_serve(args, replicas=2)
+
+
+def test_the_official_client_gets_exact_captions(captions: Running) -> None:
+    """20 fresh pictures as data URLs, whole and streamed in turn: 20 exact captions, through 2 int8 replicas."""
+    rng = random.Random(99)
+    for index in range(20):
+        drawn = draw(rng)
+        content: Any = [
+            {"type": "image_url", "image_url": {"url": drawn.data_url}},
+            {"type": "text", "text": QUESTION},
+        ]
+        if index % 2:
+            answer = captions.client.chat.completions.create(model="shapes", messages=[{"role": "user", "content": content}])
+            text = answer.choices[0].message.content or ""
+        else:
+            stream = captions.client.chat.completions.create(model="shapes", messages=[{"role": "user", "content": content}], stream=True)
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert text.strip() == drawn.caption
+    assert captions.wait_for_total(20, str(metric_names.REQUESTS_OFFERED), kind="image", application=APPLICATION) == 20
+    assert captions.wait_for_total(320, str(metric_names.IMAGE_TOKENS), application=APPLICATION) == 320
+    for part in metric_names.STARTUP_PARTS:
+        assert captions.total(str(metric_names.STARTUP_SECONDS), part=part, application=APPLICATION) is not None
+
+
+def test_a_damaged_picture_is_the_clients_mistake(captions: Running) -> None:
+    """A cut PNG gives 400 invalid_image, never 500."""
+    url = "data:image/png;base64," + base64.b64encode(draw(random.Random(1)).png[:80]).decode()
+    with pytest.raises(openai.BadRequestError, match="damaged"):
+        captions.client.chat.completions.create(
+            model="shapes", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+        )
