@@ -248,6 +248,17 @@ class LocalCluster(Cluster):
             self._until("kwok", f"has {number} nodes Ready", lambda: set(names) <= self._ready_nodes(), timeout=max(self._timeout, number / 10))
         return names
 
+    def run(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, *, grace_seconds: float = 5) -> int:
+        """Run a program of yours beside the cluster, with :meth:`env` in its environment; gives its process id.
+
+        It is one of :meth:`components` (``logs``, ``kill`` and ``restart`` know it) and ends before everything started earlier,
+        by SIGTERM and after the grace by SIGKILL.
+        """
+        if name in self._launched and self.components()[name]["returncode"] is None:
+            raise ValueError(f"{name} runs already; choose another name or restart({name!r})")
+        self._launch(name, list(argv), {**self.env(), **(env or {})}, grace_seconds)
+        return int(self.components()[name]["pid"] or 0)
+
     def kill(self, component: str) -> None:
         """SIGKILL a component, for tests of what happens then."""
         self._killed.add(component)
@@ -289,7 +300,7 @@ class LocalCluster(Cluster):
         self._launched: dict[str, tuple[list[str], dict[str, str], float]] = {}
         self._killed: set[str] = set()
         remove = [self._ray_directory] if self._keep else [self.directory, self._ray_directory]
-        self._supervision = Supervision(self.directory, remove, [self._ports.claim.fileno()])
+        self._supervision = Supervision(self.directory / "logs", remove, [self._ports.claim.fileno()], self.directory)
         self._ports.release()  # the supervisor holds the claim now
         self.token = secrets.token_hex(16)
         self.control_plane = ControlPlane(self.directory, self.token, self._ports[ETCD], self._ports[ETCD_PEER], self._ports[API])

@@ -19,15 +19,21 @@ class SupervisorError(RuntimeError):
 
 
 class Supervision:
-    """Starts a supervisor for one cluster and speaks with it; safe to use from several threads."""
+    """Starts a supervisor and speaks with it; safe to use from several threads."""
 
-    def __init__(self, directory: Path, remove: list[Path], claims: list[int]) -> None:
-        """``directory``: the cluster's folder. ``remove``: folders that go when it ends. ``claims``: descriptors open as long as it lives."""
-        self.logs = logs = directory / "logs"
-        logs.mkdir(exist_ok=True)
+    def __init__(self, logs: Path, remove: list[Path], claims: list[int], cluster: Path | None = None) -> None:
+        """Start the supervisor.
+
+        ``logs``: folder of the components' logs. ``remove``: folders that go at the end. ``claims``: file descriptors to keep open as long
+        as it lives. ``cluster``: the folder by which ``deepseek-localcluster status`` knows it; without it, it is not listed.
+        """
+        self.logs = logs
+        logs.mkdir(parents=True, exist_ok=True)
         self._remove = remove
         self._lock = threading.Lock()
-        command = [sys.executable, "-m", "deepseek_localcluster.supervisor", "--parent", str(os.getpid()), "--cluster", str(directory)]
+        command = [sys.executable, "-m", "deepseek_localcluster.supervisor", "--parent", str(os.getpid())]
+        if cluster:
+            command += ["--cluster", str(cluster)]
         for folder in remove:
             command += ["--remove", str(folder)]
         self._log = logs / "supervisor.log"

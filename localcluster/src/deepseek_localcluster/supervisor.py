@@ -150,7 +150,7 @@ def main() -> None:
     """Run until the parent lets go."""
     parser = argparse.ArgumentParser(description="Owns the processes of one local cluster.")
     parser.add_argument("--parent", type=int, required=True, help="process id whose end ends the cluster")
-    parser.add_argument("--cluster", type=Path, required=True, help="folder of the cluster; by it others find this process")
+    parser.add_argument("--cluster", type=Path, help="folder of the cluster; by it others find this process")
     parser.add_argument("--remove", type=Path, action="append", default=[], help="folder to remove at the end")
     arguments = parser.parse_args()
     become_subreaper()
