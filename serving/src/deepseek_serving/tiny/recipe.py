@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """0.75 M parameters: a vision tower of 16 patches (48 × 48 pixels, 12 × 12 each) and a three-layer Llama decoder."""
+    """0.8 M parameters: a vision tower of 16 patches (48 × 48 pixels, 12 × 12 each) and a three-layer Llama decoder."""
 
     seed: int = 20_26
     side: int = shapes.SIDE
