@@ -33,7 +33,11 @@ def decide(situation: Situation) -> Decision:
 def remember(situation: Situation, decision: Decision) -> Memory:
     """What the next decision has to know of this one."""
     memory, now = situation.memory, situation.now
-    wanted = decision.recommended if situation.demand is not None else situation.nodes
+    wanted = decision.recommended
+    if situation.demand is None:
+        wanted = situation.nodes
+    elif not situation.demand.complete:
+        wanted = max(wanted, situation.nodes)  # the load is at least what was read: no evidence for fewer nodes than there are
     keep = max(RECOMMENDATIONS_KEPT_SECONDS + situation.policy.unknown_demand_grace_seconds, situation.policy.scale_down_stabilization_seconds)
     return replace(
         memory,
