@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from deepseek_serving import shapes
 
-TEXTS = ("Hello! What can you do?", "Which shapes do you know?", "What is in this picture?")
-
 
 @dataclass(frozen=True)
 class Letter:
@@ -30,9 +28,10 @@ def write_letters(number: int, model: str, image_share: float, stream_share: flo
 def _write(rng: random.Random, model: str, has_picture: bool, streamed: bool) -> Letter:
     if has_picture:
         drawn = shapes.draw(rng)
-        content: object = [{"type": "text", "text": shapes.QUESTION}, {"type": "image_url", "image_url": {"url": drawn.data_url}}]
+        # The picture first, as the model was taught.
+        content: object = [{"type": "image_url", "image_url": {"url": drawn.data_url}}, {"type": "text", "text": shapes.QUESTION}]
         answer = drawn.caption
     else:
-        content, answer = rng.choice(TEXTS), shapes.NO_PICTURE
+        content, answer = shapes.QUESTION, shapes.NO_PICTURE
     body = {"model": model, "messages": [{"role": "user", "content": content}], "temperature": 0, "stream": streamed}
     return Letter(json.dumps(body).encode(), streamed, has_picture, answer)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from deepseek_localcluster import LocalCluster
-from deepseek_localcluster.supervision import Supervision
 
 BESIDE_PYTHON = Path(sys.executable).parent
 
@@ -25,18 +25,16 @@ def train_tiny_model(directory: Path) -> None:
 
 
 class Programs:
-    """Forecaster and operator, each with its log in `logs`."""
+    """Forecaster and operator, run under the cluster's own supervisor."""
 
-    def __init__(self, logs: Path, cluster: LocalCluster) -> None:
-        self.logs = logs
+    def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
-        self._supervision = Supervision(logs, [], [])
         self.forecaster_url = f"http://127.0.0.1:{cluster.free_port()}"
 
-    def start_forecaster(self, data: Path, prometheus_url: str, season_seconds: float, history_seconds: float) -> None:
+    def start_forecaster(self, data: Path, season_seconds: float, history_seconds: float) -> None:
         """Start it at the lowest priority: fitting must not take the cores from the replicas."""
         flags = {
-            "--prometheus": prometheus_url,
+            "--prometheus": self._cluster.prometheus_url,
             "--listen": self.forecaster_url.removeprefix("http://"),
             "--data": str(data),
             "--season": f"{season_seconds:.0f}",
@@ -44,14 +42,14 @@ class Programs:
             "--train-every": f"{season_seconds:.0f}",
         }
         command = [str(BESIDE_PYTHON / "deepseek-forecaster"), "serve", *_flat(flags)]
-        self._supervision.start("forecaster", ["nice", "-n", "19", *command], {"OMP_NUM_THREADS": "1"}, grace_seconds=5)
+        self._cluster.run("forecaster", ["nice", "-n", "19", *command], {"OMP_NUM_THREADS": "1"})
 
-    def start_operator(self, prometheus_url: str, step_seconds: float, tick_seconds: float, window_seconds: float) -> None:
+    def start_operator(self, step_seconds: float, tick_seconds: float, window_seconds: float) -> None:
         """Start it on the cluster's API server."""
         metrics, health = self._cluster.free_port(), self._cluster.free_port()
         flags = {
             "--namespace": "default",
-            "--prometheus": prometheus_url,
+            "--prometheus": self._cluster.prometheus_url,
             "--forecaster": self.forecaster_url,
             "--http-proxy": self._cluster.proxy_url,
             "--step-seconds": f"{step_seconds:g}",
@@ -61,22 +59,18 @@ class Programs:
             "--health-listen": f"127.0.0.1:{health}",
             "--ray-metrics-interval-seconds": f"{step_seconds:g}",
         }
-        command = [str(BESIDE_PYTHON / "deepseek-operator"), "run", *_flat(flags)]
-        self._supervision.start("operator", command, {"KUBECONFIG": str(self._cluster.kubeconfig)}, grace_seconds=5)
+        self._cluster.run("operator", [str(BESIDE_PYTHON / "deepseek-operator"), "run", *_flat(flags)])
 
     def check(self) -> None:
-        """Raise `ProgramError` when one of them has ended."""
-        for name, state in self._supervision.status().items():
+        """Raise `ProgramError` when one of them, or a part of the cluster, has ended."""
+        for name, state in self._cluster.components().items():
             if state["returncode"] is not None:
-                log = self._supervision.log(name)
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-                raise ProgramError(f"the {name} ended with exit code {state['returncode']}; the end of {log}:\n{tail}")
+                raise ProgramError(f"{name} ended with exit code {state['returncode']}; the end of its log:\n{self._cluster.logs(name, 20)}")
 
-    def __enter__(self) -> Programs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._supervision.end()
+    def keep_logs(self, folder: Path) -> None:
+        """Copy every log: the cluster's folder goes with it."""
+        for source in (self._cluster.directory / "logs").glob("*.log"):
+            shutil.copy(source, folder / source.name)
 
 
 def _flat(flags: dict[str, str]) -> list[str]:

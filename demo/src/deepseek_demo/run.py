@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from deepseek_demo import compare, picture, stage, summary
-from deepseek_demo.backfill import write_history
+from deepseek_demo.backfill import Exporter, Past, write_history
 from deepseek_demo.letters import Letter, write_letters
 from deepseek_demo.live import View
 from deepseek_demo.player import Player
@@ -33,8 +34,8 @@ IMAGE_SHARE = 0.8
 STREAM_SHARE = 0.5
 LETTERS = 400
 READY_WITHIN_SECONDS = 240.0
-EXPECTED_READY_SECONDS = 40.0
-"""From the start of Prometheus to the first answer, on two cores: until then the past goes on, from then on the requests are real."""
+EXPECTED_READY_SECONDS = 60.0
+"""From the start of Prometheus to the beginning of the stretch. Ray answers earlier or later: the real requests begin when it does."""
 
 Say = Callable[[str], None]
 
@@ -70,23 +71,12 @@ def run(options: Options, say: Say) -> int:
     subject = _subject(options, letters)
     (out / "demo.yaml").write_text(yaml.safe_dump(subject.manifest(), sort_keys=False), encoding="utf-8")
 
-    with _cluster(options.pacing) as cluster, Programs(out / "logs", cluster) as programs:
-        say(f"cluster    {time.monotonic() - begun:.0f} s: API server, KubeRay and {options.pacing.nodes} Ray nodes are up")
-        cluster.apply(plain_manifest())
-        cut_at = time.time() + EXPECTED_READY_SECONDS
-        past = write_history(out / "history.om", APPLICATION, chosen.history, chosen.step_seconds, cut_at, IMAGE_SHARE, options.seed)
-        prometheus_url = cluster.start_prometheus(_duration(chosen.step_seconds), out / "history.om")
-        say(f"history    {past} requests of the days before are in Prometheus")
-        programs.start_operator(prometheus_url, chosen.step_seconds, chosen.step_seconds, _window(chosen))
-        history_seconds = len(chosen.history) * chosen.step_seconds + 120
-        programs.start_forecaster(out / "forecaster", prometheus_url, chosen.season_seconds, history_seconds)
-        cluster.apply(out / "demo.yaml")
-        say(f"applied    {NAME} ({out / 'demo.yaml'}): 1 to {options.pacing.nodes} nodes, {subject.tokens_per_second} tokens/s each")
-        checked = letters if options.model_directory else [replace(letter, has_picture=False) for letter in letters]
-        player = Player(SERVICE_URL, cluster.proxy_url, checked, options.seed)
-        recording = asyncio.run(_play(options, chosen, cluster, programs, player, cut_at, begun, say))
-        _keep_logs(cluster, out / "logs")
-        say(cluster.kubectl("get", "dsd", NAME).rstrip())
+    with _cluster(options.pacing) as cluster:
+        programs = Programs(cluster)
+        try:
+            player, recording = _run_in(cluster, programs, options, chosen, subject, letters, out, begun, say)
+        finally:
+            programs.keep_logs(out / "logs")
 
     reactive = compare.reactive(
         player.tally.sent_at, recording.moments, subject.spec, options.pacing.requests_per_second_per_node, chosen.step_seconds
@@ -101,15 +91,76 @@ def run(options: Options, say: Say) -> int:
     return 1 if result.faults else 0
 
 
+def _run_in(
+    cluster: LocalCluster,
+    programs: Programs,
+    options: Options,
+    chosen: Stage,
+    subject: Subject,
+    letters: list[Letter],
+    out: Path,
+    begun: float,
+    say: Say,
+) -> tuple[Player, Recording]:
+    """Give Prometheus its past, start forecaster and operator, apply the object, play."""
+    say(f"cluster    {time.monotonic() - begun:.0f} s: API server, KubeRay and {options.pacing.nodes} Ray nodes are up")
+    cluster.apply(plain_manifest())
+    past, port = _past(chosen, cluster, options.seed)
+    with Exporter(past, port) as exporter:
+        requests = write_history(out / "history.om", past, until=time.time())
+        cluster.start_prometheus(_duration(chosen.step_seconds), out / "history.om", [exporter.target])
+        say(f"history    {requests} requests of the days before are in Prometheus")
+        window = _window(chosen)
+        programs.start_operator(chosen.step_seconds, chosen.step_seconds, window)
+        history_seconds = len(chosen.history) * chosen.step_seconds + 120
+        programs.start_forecaster(out / "forecaster", chosen.season_seconds, history_seconds)
+        cluster.apply(out / "demo.yaml")
+        say(f"applied    {NAME} ({out / 'demo.yaml'}): 1 to {options.pacing.nodes} nodes, {subject.tokens_per_second} tokens/s each")
+        checked = letters if options.model_directory else [replace(letter, has_picture=False) for letter in letters]
+        player = Player(SERVICE_URL, cluster.proxy_url, checked, options.seed)
+        recording = asyncio.run(_play(options, chosen, cluster, programs, player, exporter, begun, say))
+    say(cluster.kubectl("get", "dsd", NAME).rstrip())
+    return player, recording
+
+
+def _past(chosen: Stage, cluster: LocalCluster, seed: int) -> tuple[Past, int]:
+    """The past up to the play and through it, for however long Ray takes; and the port its exporter will have."""
+    port = cluster.free_port()
+    play_at = time.time() + EXPECTED_READY_SECONDS
+    past = Past(
+        application=APPLICATION,
+        rates=np.concatenate((chosen.history, chosen.play)),
+        step_seconds=chosen.step_seconds,
+        begins_at=play_at - len(chosen.history) * chosen.step_seconds,
+        image_share=IMAGE_SHARE,
+        seed=seed,
+        scrape_labels={"instance": f"127.0.0.1:{port}", "job": "programs"},
+    )
+    return past, port
+
+
 async def _play(
-    options: Options, chosen: Stage, cluster: LocalCluster, programs: Programs, player: Player, cut_at: float, begun: float, say: Say
+    options: Options,
+    chosen: Stage,
+    cluster: LocalCluster,
+    programs: Programs,
+    player: Player,
+    exporter: Exporter,
+    begun: float,
+    say: Say,
 ) -> Recording:
-    """Wait for the first answer, play the stretch while looking at it, then wait until nodes were given back."""
+    """Wait for the first answer, play from there to the end of the stretch while looking at it, then wait until nodes were given back."""
     answer = await _first_answer(player, programs)
     say(f"answering  {time.monotonic() - begun:.0f} s after the command: first request answered in {answer:.2f} s")
-    began_at = time.monotonic() + cut_at - time.time()
-    if began_at < time.monotonic():
-        say(f"           {time.monotonic() - began_at:.0f} s later than its past ends: the play goes on from there")
+    past = exporter.past
+    step = max(0, int((time.time() - past.begins_at) / past.step_seconds))
+    rates = chosen.known_rates[step:]
+    began_at = time.monotonic() - time.time() + past.begins_at + step * past.step_seconds
+    exporter.end()
+    say(
+        f"playing    {len(rates) * chosen.step_seconds:.0f} s, from {abs(step - len(chosen.history)) * chosen.step_seconds:.0f} s "
+        f"{'before' if step < len(chosen.history) else 'after'} the beginning of the stretch"
+    )
     recording = Recording()
     view = View(chosen, options.pacing, recording, player.tally)
     question = ForecastRequest(
@@ -120,11 +171,10 @@ async def _play(
         quantiles=(0.5, 0.9, 0.95),
     )
     player.began_at = began_at
-    await asyncio.sleep(max(0.0, began_at - time.monotonic()))
     with view:
         watcher = Watcher(cluster.api, programs.forecaster_url, question, player, recording, chosen.step_seconds, _window(chosen), view.refresh)
         watching = asyncio.create_task(watcher.watch())
-        playing = asyncio.create_task(player.play(chosen.play, chosen.step_seconds, began_at))
+        playing = asyncio.create_task(player.play(rates, chosen.step_seconds, began_at))
         try:
             await _both_alive(playing, watching, programs)
             await _tail(recording, watching)
@@ -199,9 +249,3 @@ def _empty(out: Path) -> Path:
     (out / "logs").mkdir(parents=True)
     (out / "demo.yaml").touch()
     return out
-
-
-def _keep_logs(cluster: LocalCluster, logs: Path) -> None:
-    """Copy the cluster's own logs beside the others: its folder goes with it."""
-    for source in (cluster.directory / "logs").glob("*.log"):
-        shutil.copy(source, logs / f"cluster-{source.name}")

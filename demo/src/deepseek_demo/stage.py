@@ -66,6 +66,11 @@ class Stage:
         return len(self.play) * self.step_seconds
 
     @property
+    def known_rates(self) -> Floats:
+        """History and play together, requests per second, shape (history_steps + play_steps,); unknown steps bridged."""
+        return _filled(np.concatenate((self.history, self.play)))
+
+    @property
     def season_seconds(self) -> float:
         """How long a day of the trace takes on the wall clock."""
         return 86_400.0 / self.speed
