@@ -55,7 +55,7 @@ def in_words(action: object) -> str:
             return f"brought the RayService to the present spec with {nodes} nodes ({because} differed)"
         case MirrorNodes(nodes):
             return f"mirrored {nodes} nodes into the RayService"
-        case SetNodes(nodes, release):
+        case SetNodes(nodes, release, _):
             return f"set the RayCluster to {nodes} nodes" + (f", releasing {', '.join(release)}" if release else "")
         case SetReplicas(replicas):
             return f"told Ray Serve to run {replicas} replicas"
@@ -79,12 +79,12 @@ async def _write(
             seen.note("services", None, await cluster.patch_service(namespace, name, patch))
         case MirrorNodes(nodes):
             seen.note("services", None, await cluster.patch_service(namespace, name, rayservice.mirror_nodes(nodes)))
-        case SetNodes(nodes, release):
+        case SetNodes(nodes, release, leaving):
             assert observed.cluster is not None
             body = seen.cluster_body(namespace, observed.cluster.name)
             if body is None:
                 raise StaleError("the RayCluster is gone")
-            patch = rayservice.set_nodes(observed.cluster, rayservice.group_index(body), nodes, release)
+            patch = rayservice.set_nodes(observed.cluster, rayservice.group_index(body), nodes, release + leaving)
             seen.note("clusters", None, await cluster.patch_cluster(namespace, observed.cluster.name, patch))
         case SetReplicas(replicas):
             assert observed.cluster is not None

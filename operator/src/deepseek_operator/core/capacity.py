@@ -7,6 +7,9 @@ import math
 ROUNDING = 1e-9
 """24 ÷ (4 × 0.8) is 7.500000000000001 in binary; without this slack 3.2 × 10 req/s would need 11 nodes of 3.2 req/s instead of 10."""
 
+MOST_NODES = 1_000_000
+"""No load needs more: where demand ÷ capacity leaves the range of numbers, the answer is this, and nodes.max cuts it."""
+
 LEARNING_WEIGHT = 0.1
 """Weight of a new reading of a node's capacity: one odd minute moves it by a tenth, ten agreeing readings by two thirds."""
 
@@ -26,7 +29,10 @@ def nodes_for(rate: float, node_capacity: float, percent: int) -> int:
 
     24 req/s ÷ (4 req/s × 0.8) = 7.5 → 8 nodes
     """
-    return max(0, math.ceil(rate / (node_capacity * percent / 100) - ROUNDING))
+    carried = node_capacity * percent / 100
+    if rate >= MOST_NODES * carried:
+        return MOST_NODES if rate > 0 else 0
+    return max(0, math.ceil(rate / carried - ROUNDING))
 
 
 def learned(known: float | None, reading: float | None) -> float | None:

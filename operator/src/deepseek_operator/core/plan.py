@@ -96,10 +96,12 @@ class MirrorNodes:
 
 @dataclass(frozen=True, slots=True)
 class SetNodes:
-    """Write the node count into the live RayCluster, naming the pods that go."""
+    """Write the node count into the live RayCluster, naming the pods that go. `leaving` are those that were told to go before and still finish:
+    KubeRay counts a terminating pod as a running one unless it stays named, and would take a serving one in its place."""
 
     nodes: int
     release: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _up(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterVi
     if seen.service.mirrored_nodes != desired:
         actions.append(MirrorNodes(desired))
     if cluster.nodes != desired:
-        actions.append(SetNodes(desired))
+        actions.append(SetNodes(desired, leaving=_leaving(seen)))
     if seen.serve is not None and seen.serve.target != desired * replicas_per_node:
         actions.append(SetReplicas(desired * replicas_per_node))
     return actions
@@ -170,8 +172,12 @@ def _down(desired: int, replicas_per_node: int, seen: Observed, cluster: Cluster
     if nodes >= cluster.nodes:
         return [], f"{surplus} nodes to close their connections"
     waiting_for = "" if nodes == desired else f"{nodes - desired} nodes to close their connections"
-    actions: list[Action] = [SetNodes(nodes, release)]
+    actions: list[Action] = [SetNodes(nodes, release, _leaving(seen))]
     assert seen.service is not None
     if seen.service.mirrored_nodes != nodes:
         actions.append(MirrorNodes(nodes))
     return actions, waiting_for
+
+
+def _leaving(seen: Observed) -> tuple[str, ...]:
+    return tuple(sorted(pod.name for pod in seen.pods if pod.deleting))
