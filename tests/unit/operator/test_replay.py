@@ -1,0 +1,157 @@
+"""Replay against sums done by hand: a constant rate, a step, a queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepseek_operator.core.types import PeakForecast, Policy
+from deepseek_operator.replay import World, read_trace, replay
+
+REACTIVE = Policy(mode="Reactive", max_nodes=100)
+FIXED = Policy(mode="Manual", manual_nodes=2, min_nodes=1)
+
+
+def test_a_constant_rate_that_fits_is_never_late_and_costs_what_it_takes() -> None:
+    """15 req/s on 2 nodes of 10 for an hour: 2 node-hours, 54,000 requests, none late, no change."""
+    outcome = replay([15.0] * 60, 60, REACTIVE, 10, start_nodes=2)
+    assert outcome.node_hours == pytest.approx(2)
+    assert outcome.requests == pytest.approx(54_000)
+    assert (outcome.late, outcome.changes, outcome.late_share) == (0, 0, 0)
+
+
+def test_no_traffic_is_no_division_by_zero() -> None:
+    """An hour of nothing at the minimum of 1."""
+    outcome = replay([0.0] * 60, 60, REACTIVE, 10)
+    assert (outcome.node_hours, outcome.late_share) == (pytest.approx(1), 0)
+
+
+def test_a_step_waits_for_the_cold_start() -> None:
+    """10 req/s on 2 nodes, then 40: asked for within two ticks, ready 180 s later; meanwhile 20 req/s more than two nodes carry pile up."""
+    outcome = replay([10.0] * 10 + [40.0] * 30, 60, REACTIVE, 10, start_nodes=2, cold_start_seconds=180)
+    asked = next(row.t_seconds for row in outcome.rows if row.asked >= 5)
+    ready = next(row.t_seconds for row in outcome.rows if row.ready >= 5)
+    assert 600 <= asked <= 630
+    assert 180 <= ready - asked <= 195
+    # Two nodes serve 20 of the 40 req/s: a request that arrives t seconds after the step waits t, so all 40 × 170 that arrive from 10 s on until
+    # the nodes are ready are late, and then those that arrive while the queue of 3,600 is worked off.
+    assert 40 * 170 < outcome.late < 40 * 170 + 3 * 3600
+
+
+def test_who_foresees_the_step_is_never_late() -> None:
+    """The same step with its peak foreseen 600 s ahead."""
+
+    def foresee(now: float) -> PeakForecast:
+        peak = 40.0 if now + 600 >= 600 else 10.0
+        return PeakForecast(peak, peak, 95, 600, now)
+
+    outcome = replay([10.0] * 10 + [40.0] * 30, 60, Policy(max_nodes=100), 10, start_nodes=2, forecaster=foresee)
+    assert outcome.late == 0
+    assert outcome.node_hours == pytest.approx(5 * 40 / 60, rel=0.02)
+
+
+def test_overload_by_a_tenth_for_ten_minutes_by_hand() -> None:
+    """22 req/s on 2 nodes of 10 (M/D-like fluid): the queue grows by 2 req/s, so a request that arrives at t waits 2t ÷ 20 s, more than 10 s
+    from t = 100 s on; it is served at t = 110 s. Served late by 600 s: 490 s × 20; and those that still wait and came before 590 s count too."""
+    outcome = replay([22.0] * 10, 60, FIXED, 10, start_nodes=2, tick_seconds=1)
+    still_waiting = 1200 - 10 * 22
+    assert outcome.late == pytest.approx(490 * 20 + still_waiting, rel=0.03)
+    assert outcome.node_hours == pytest.approx(2 / 6)
+
+
+def test_node_hours_of_a_release_by_hand() -> None:
+    """5 nodes for 40 req/s, then nothing: the window of 300 s passes, then 1 node is left."""
+    outcome = replay([40.0] * 10 + [0.0] * 50, 60, REACTIVE, 10, start_nodes=5)
+    released = next(row.t_seconds for row in outcome.rows if row.asked == 1)
+    assert 600 + 300 <= released <= 600 + 300 + 45
+    assert outcome.node_hours == pytest.approx((5 * released + (3600 - released)) / 3600, rel=0.01)
+
+
+def test_silence_releases_nothing_and_the_world_goes_on() -> None:
+    """40 req/s, then no metrics for 50 minutes: 5 nodes stay, and the traffic is served."""
+    outcome = replay([40.0] * 10 + [None] * 50, 60, REACTIVE, 10, start_nodes=5)
+    assert {row.asked for row in outcome.rows} == {5}
+    assert outcome.rows[-1].reason == "DemandUnknown"
+    assert outcome.requests == pytest.approx(40 * 3600)
+    assert outcome.late == 0
+
+
+def test_a_node_still_starting_is_given_back_first() -> None:
+    """2 ready, 2 starting, 3 asked for: one starting goes; then 1: the other and one ready."""
+    world = World(10, 180, ready=2)
+    world.ask_for(4, now=0)
+    assert (world.ready, world.asked) == (2, 4)
+    world.ask_for(3, now=0)
+    assert (world.ready, world.asked) == (2, 3)
+    world.ask_for(1, now=0)
+    assert (world.ready, world.asked) == (1, 1)
+
+
+def test_a_node_is_paid_for_from_the_moment_it_is_asked_for() -> None:
+    """100 s at 1 ready and 1 starting: 200 node-seconds, load carried by one."""
+    world = World(10, 180, ready=1)
+    world.ask_for(2, now=0)
+    world.advance(0, 100, rate=15, late_after=1000)
+    assert world.node_seconds == 200
+    assert sum(waiting for _, waiting in world.queue) == pytest.approx(500)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 200), min_size=2, max_size=20), st.integers(1, 5), st.integers(0, 8))
+def test_bounds_and_books_hold_on_every_trace(rates: list[float], low: int, more: int) -> None:
+    """min ≤ asked ≤ max, late ≤ all, and node-hours between min and max throughout."""
+    policy = Policy(mode="Reactive", min_nodes=low, max_nodes=low + more)
+    outcome = replay(rates, 60, policy, 10)
+    hours = len(rates) / 60
+    assert all(low <= row.asked <= low + more for row in outcome.rows)
+    assert 0 <= outcome.late <= outcome.requests * (1 + 1e-9)
+    assert low * hours <= outcome.node_hours * (1 + 1e-9)
+    assert outcome.node_hours <= (low + more) * hours * (1 + 1e-9)
+
+
+def test_a_compressed_day_ticks_every_second() -> None:
+    """A step of 2 s: the world's steps divide it, and nothing is lost."""
+    outcome = replay([15.0] * 30, 2, REACTIVE, 10, start_nodes=2, tick_seconds=1, cold_start_seconds=5)
+    assert outcome.requests == pytest.approx(900)
+    assert outcome.node_hours == pytest.approx(2 * 60 / 3600)
+    assert outcome.late == 0
+
+
+def test_a_capacity_of_nothing_is_refused() -> None:
+    """It says what is allowed."""
+    with pytest.raises(ValueError, match="node_capacity must be above 0, was 0"):
+        replay([1.0], 60, REACTIVE, 0)
+
+
+def test_read_trace(tmp_path: Path) -> None:
+    """600 requests in 10 minutes are 1 per second; an empty count is not known."""
+    path = tmp_path / "trace.csv"
+    path.write_text("t_min,count\n0,600\n10,\n20,1200\n")
+    assert read_trace(path) == ([1.0, None, 2.0], 600.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("minute,count\n0,1\n1,1\n", "line 1 must be t_min,count"),
+        ("", "line 1 must be t_min,count"),
+        ("t_min,count\n0,1\n1,x\n", "line 3 must be MINUTE,COUNT with a count ≥ 0 or none, was '1,x'"),
+        ("t_min,count\n0,1\n1,-4\n", "line 3 must be MINUTE,COUNT"),
+        ("t_min,count\n0,1\n1,inf\n", "line 3 must be MINUTE,COUNT"),
+        ("t_min,count\n0,1\n1,nan\n", "line 3 must be MINUTE,COUNT"),
+        ("t_min,count\n0,1\n1,1,1\n", "line 3 must be MINUTE,COUNT"),
+        ("t_min,count\n0,1\n0,1\n", "line 3: t_min must rise, was 0 after 0"),
+        ("t_min,count\n0,1\n", "at least two rows are needed, had 1"),
+    ],
+    ids=["another header", "empty", "a word", "negative", "infinite", "not a number", "a third column", "time stands still", "one row"],
+)
+def test_a_trace_that_cannot_be_read_says_where_and_what_is_expected(tmp_path: Path, text: str, message: str) -> None:
+    """File, line, and what must stand there."""
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="trace.csv: ") as error:
+        read_trace(path)
+    assert message in str(error.value)
