@@ -245,7 +245,10 @@ class LocalCluster(Cluster):
                 )
             )
         if wait:
-            self._until("kwok", f"has {number} nodes Ready", lambda: set(names) <= self._ready_nodes(), timeout=max(self._timeout, number / 10))
+            wanted = set(names)
+            limit = max(self._timeout, number / 10)
+            # A thousand nodes are 3 MB to list: asking every 50 ms would take the processor from those who make them Ready.
+            self._until("kwok", f"has {number} nodes Ready", lambda: wanted <= self._ready_nodes(), limit, max(0.05, number / 1000))
         return names
 
     def run(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, *, grace_seconds: float = 5) -> int:
@@ -359,7 +362,7 @@ class LocalCluster(Cluster):
         self._supervised().start(name, argv, env, grace_seconds=grace_seconds)
         self._killed.discard(name)
 
-    def _until(self, component: str, what: str, check: Callable[[], T], timeout: float | None = None) -> None:
+    def _until(self, component: str, what: str, check: Callable[[], T], timeout: float | None = None, every: float = 0.05) -> None:
         """Wait for ``check`` as long as every component lives that was not killed on purpose."""
         limit = timeout or self._timeout
         deadline = time.monotonic() + limit
@@ -371,7 +374,7 @@ class LocalCluster(Cluster):
                     raise StartError(f"{name} ended with exit code {state['returncode']} before {component} {what}:\n{self.logs(name, 20)}")
             if time.monotonic() > deadline:
                 raise StartError(f"not within {limit:g} s: {component} {what}. The end of its log:\n{self.logs(component, 20)}")
-            time.sleep(0.05)
+            time.sleep(every)
 
     def _ready_nodes(self) -> set[str]:
         ready = set()
