@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from deepseek_forecaster.types import Forecast
 from deepseek_operator.api.v1alpha1 import DeepSeekDeployment, DeepSeekDeploymentStatus, quantity_value
 from deepseek_operator.core.coldstart import ColdStart
 from deepseek_operator.core.ledger import Counterfactual, Ledger
 from deepseek_operator.core.plan import Observed, ServeView
-from deepseek_operator.core.types import Decision, Memory, Policy
+from deepseek_operator.core.types import Decision, Demand, Memory, PeakForecast, Policy
 from deepseek_operator.edge.rayservice import DEPLOYMENT_LABEL, application_name, instant, read_cluster, read_pod, read_service
 
 Body = dict[str, Any]
@@ -190,3 +191,20 @@ def parse(key: Key, body: Body) -> Wanted | str:
     except ValidationError as error:
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()[:5])
     return Wanted(key, body, parsed.spec, policy)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """One object on its way through a tick."""
+
+    wanted: Wanted
+    tracked: Tracked
+    compiled: dict[str, object]
+    observed: Observed
+    demand: Demand | None = None
+    missing: str = ""
+    forecast: PeakForecast | None = None
+    raw_forecast: Forecast | None = None
+    no_forecast: str = ""
+    capacity: float | None = None
+    decision: Decision | None = None

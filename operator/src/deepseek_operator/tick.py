@@ -9,23 +9,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from deepseek_forecaster.types import Forecast
 from deepseek_forecaster.wire import ForecastRequest
 from deepseek_operator.actuate import actuate
 from deepseek_operator.core import coldstart
 from deepseek_operator.core.capacity import learned
 from deepseek_operator.core.decide import decide, remember
 from deepseek_operator.core.ledger import Counterfactual, Ledger
-from deepseek_operator.core.plan import Observed, plan
-from deepseek_operator.core.status import Aspect, Picture, as_body, build, timestamp, worth_writing
-from deepseek_operator.core.types import Decision, Demand, Memory, PeakForecast, Situation, capacity_in_spec
+from deepseek_operator.core.plan import plan
+from deepseek_operator.core.types import Demand, Memory, PeakForecast, Situation, capacity_in_spec
 from deepseek_operator.edge.forecaster import Forecasts, ForecastSource, usable
-from deepseek_operator.edge.kube import Cluster, KubeError
+from deepseek_operator.edge.kube import Cluster
 from deepseek_operator.edge.prometheus import MetricsSource, Readings
 from deepseek_operator.edge.rayserve import RayServeError, ServeControl
-from deepseek_operator.edge.rayservice import SERVE_PORT, CompileOptions, compile_service, pod_selector
+from deepseek_operator.edge.rayservice import CompileOptions, compile_service
 from deepseek_operator.edge.telemetry import Telemetry
-from deepseek_operator.fleet import Key, Seen, Tracked, Wanted, parse
+from deepseek_operator.fleet import Key, Seen, Tracked, Verdict, Wanted, parse
+from deepseek_operator.report import Reporter
 from deepseek_serving import metric_names
 
 log = logging.getLogger(__name__)
@@ -47,23 +46,6 @@ class Settings:
     compile: CompileOptions = field(default_factory=CompileOptions)
 
 
-@dataclass(slots=True)
-class Verdict:
-    """One object on its way through a tick."""
-
-    wanted: Wanted
-    tracked: Tracked
-    compiled: dict[str, object]
-    observed: Observed
-    demand: Demand | None = None
-    missing: str = ""
-    forecast: PeakForecast | None = None
-    raw_forecast: Forecast | None = None
-    no_forecast: str = ""
-    capacity: float | None = None
-    decision: Decision | None = None
-
-
 class Tick:
     """The fleet's loop body, with everything outside given to it."""
 
@@ -81,6 +63,7 @@ class Tick:
     ) -> None:
         self.seen, self.telemetry, self.settings = seen, telemetry, settings
         self._metrics, self._forecaster, self._cluster, self._serve = metrics, forecaster, cluster, serve
+        self._reporter = Reporter(cluster, telemetry)
         self._wall = wall
         # Windows and cooldowns run on a clock that cannot jump; it starts at the wall's time so that it reads as an instant.
         self._offset = wall() - clock()
@@ -132,12 +115,12 @@ class Tick:
                 tracked = self._tracked[key] = Tracked.resume(body, now, self._wall())
             wanted = parse(key, body)
             if isinstance(wanted, str):
-                self._start(key, self._report_invalid(key, tracked, wanted, now))
+                self._start(key, self._reporter.report_invalid(key, body, tracked, wanted, now))
                 continue
             try:
                 verdicts.append(self._verdict(wanted, tracked, now))
             except (ValueError, LookupError, KeyError, TypeError) as error:
-                self._start(key, self._report_invalid(key, tracked, str(error), now))
+                self._start(key, self._reporter.report_invalid(key, body, tracked, str(error), now))
         return verdicts
 
     def _verdict(self, wanted: Wanted, tracked: Tracked, now: float) -> Verdict:
@@ -290,7 +273,7 @@ class Tick:
     async def _act_and_report(self, v: Verdict, now: float) -> None:
         await self._read_serve(v, now)
         await self._act(v)
-        await self._report(v, now)
+        await self._reporter.report(v, now)
 
     async def _read_serve(self, v: Verdict, now: float) -> None:
         """Ask Ray Serve while something is under way, and now and then while nothing is."""
@@ -322,168 +305,3 @@ class Tick:
         if planned.actions:
             t.serve_read_at = -1e18  # look again at the next tick
             v.observed = self.seen.observe(key, compiled, t.serve)
-
-    # ---------------------------------------------------------------------------------------------------- what is reported
-
-    async def _report(self, v: Verdict, now: float) -> None:
-        t, key = v.tracked, v.wanted.key
-        aspects = self._aspects(v, now)
-        picture = Picture(
-            now=now,
-            generation=v.wanted.body["metadata"].get("generation", 0),
-            aspects=aspects,
-            desired=t.desired or 0,
-            current=sum(not pod.deleting for pod in v.observed.pods),
-            ready=sum(pod.ready for pod in v.observed.pods),
-            replicas_per_node=v.wanted.spec.nodes.replicas_per_node,
-            replicas_ready=t.serve.running if t.serve else 0,
-            decision=v.decision,
-            demand=v.demand,
-            forecast=v.forecast,
-            models=v.raw_forecast.models if v.raw_forecast else {},
-            on_probation=bool(v.raw_forecast and v.raw_forecast.on_probation),
-            capacity=v.capacity,
-            capacity_learned=capacity_in_spec(v.wanted.spec) is None,
-            cold_start=t.cold_start,
-            ledger=t.ledger,
-            scaled_at=t.memory.scaled_at,
-            shadow_nodes=t.shadow.nodes if t.shadow and v.wanted.policy.mode == "Shadow" else None,
-            endpoint=f"http://{key[1]}-serve-svc.{key[0]}.svc:{SERVE_PORT}/v1",
-            selector=pod_selector(key[1]),
-        )
-        self._show(v, picture)
-        await self._announce(v.wanted.body, t, v.decision, picture)
-        await self._write_status(key, t, picture)
-
-    def _aspects(self, v: Verdict, now: float) -> tuple[Aspect, ...]:
-        t, decision = v.tracked, v.decision
-        assert decision is not None
-        desired, ready = t.desired or 0, sum(pod.ready for pod in v.observed.pods)
-        t.short_since = None if ready >= desired else (t.short_since if t.short_since is not None else now)
-        mode = v.wanted.policy.mode
-        if v.demand is None:
-            metrics = Aspect("MetricsAvailable", "False", "DemandUnknown", v.missing)
-        elif not v.demand.complete:
-            metrics = Aspect(
-                "MetricsAvailable", "True", "DemandIncomplete", "some ready replicas did not report; nothing is released meanwhile"
-            )
-        else:
-            metrics = Aspect("MetricsAvailable", "True", "DemandRead")
-        if mode in ("Reactive", "Manual"):
-            forecast = Aspect("ForecastAvailable", "Unknown", "NotUsed", f"mode {mode} uses no forecast")
-        elif v.forecast is None:
-            forecast = Aspect("ForecastAvailable", "False", "ForecastUnavailable", f"{v.no_forecast}; following the present demand")
-        else:
-            forecast = Aspect("ForecastAvailable", "True", "ForecastUsed")
-        limited = Aspect(
-            "ScalingLimited",
-            "True" if decision.limited else "False",
-            decision.limited or "DesiredWithinRange",
-            decision.message if decision.limited else "",
-        )
-        waiting_for = t.waiting_for or (f"{desired - ready} of {desired} nodes to become ready" if ready < desired else "")
-        progressing = (
-            Aspect("Progressing", "True", "Waiting", f"waiting for {waiting_for}") if waiting_for else Aspect("Progressing", "False", "Settled")
-        )
-        serving = (
-            Aspect("Ready", "True", "Serving", f"{ready} of {desired} nodes answer")
-            if ready
-            else Aspect("Ready", "False", "NoNodeReady", "no node answers yet")
-        )
-        return serving, metrics, forecast, limited, progressing, self._degraded(v, now)
-
-    def _degraded(self, v: Verdict, now: float) -> Aspect:
-        t, budget = v.tracked, v.wanted.spec.scaling.startup_budget_seconds
-        if v.observed.cluster is not None and v.observed.cluster.autoscaler_on:
-            message = f"Ray's own autoscaler is on in RayCluster {v.observed.cluster.name}; set enableInTreeAutoscaling to false"
-            return Aspect("Degraded", "True", "AnotherAutoscaler", message)
-        if t.write_problem:
-            return Aspect("Degraded", "True", "WriteFailed", t.write_problem)
-        if t.short_since is not None and now - t.short_since > budget:
-            ready = sum(pod.ready for pod in v.observed.pods)
-            message = f"{ready} of {t.desired} nodes are ready after {now - t.short_since:.0f} s; startupBudgetSeconds is {budget}"
-            return Aspect("Degraded", "True", "NodesUnavailable", message)
-        if t.serve_problem and t.serve is None and any(pod.ready for pod in v.observed.pods):
-            return Aspect("Degraded", "True", "RayServeUnreachable", t.serve_problem)
-        return Aspect("Degraded", "False", "AsExpected")
-
-    async def _report_invalid(self, key: Key, tracked: Tracked, problem: str, now: float) -> None:
-        """Nothing is changed for an object that cannot be understood: what runs goes on running."""
-        body = self.seen.objects().get(key)
-        if body is None:
-            return
-        aspects = (Aspect("Degraded", "True", "InvalidSpec", problem),)
-        before = tracked.status
-        kept = tuple(Aspect(c.type, c.status, c.reason, c.message) for c in (before.conditions if before else []) if c.type != "Degraded")
-        picture = Picture(
-            now=now,
-            generation=body["metadata"].get("generation", 0),
-            aspects=(*kept, *aspects),
-            desired=tracked.desired or 0,
-            decision=tracked.decision,
-            ledger=tracked.ledger,
-            scaled_at=tracked.memory.scaled_at,
-        )
-        await self._announce(body, tracked, None, picture)
-        await self._write_status(key, tracked, picture)
-
-    async def _announce(self, body: dict[str, object], t: Tracked, decision: Decision | None, picture: Picture) -> None:
-        """An Event for each change of the node count, and for each condition that turns bad. Nothing else: an Event is for a person."""
-        events: list[tuple[str, str, str]] = []
-        if decision is not None and t.decision is not None and decision.nodes != t.decision.nodes:
-            events.append(("Normal", decision.reason, f"scaled from {t.decision.nodes} to {decision.nodes} nodes: {decision.message}"))
-        bad = {"Degraded": "True", "MetricsAvailable": "False"}
-        wrong = {a.reason: a for a in picture.aspects if bad.get(a.type) == a.status}
-        if t.decision is not None or decision is None:  # not before the first decision: nothing can be measured of what is just created
-            events += [("Warning", reason, wrong[reason].message) for reason in wrong.keys() - t.warned]
-            t.warned = frozenset(wrong)
-        t.decision = decision or t.decision
-        for kind, reason, message in events:
-            if kind == "Warning":
-                log.warning("%s/%s: %s: %s", body["metadata"]["namespace"], body["metadata"]["name"], reason, message)  # type: ignore[index]
-            try:
-                moment = timestamp(picture.now)[:-1] + f".{int(picture.now % 1 * 1e6):06d}Z"
-                await self._cluster.create_event(body, kind, reason, message, moment)
-            except KubeError as error:
-                log.warning("an event could not be written: %s", error)
-
-    async def _write_status(self, key: Key, t: Tracked, picture: Picture) -> None:
-        status = build(picture, t.status)
-        if not worth_writing(status, t.status, t.status_at, picture.now):
-            return
-        try:
-            await self._cluster.write_status(*key, as_body(status))
-            self.telemetry.writes.labels("Status", "done").inc()
-            t.status, t.status_at = status, picture.now
-        except KubeError as error:
-            if error.status != 404:  # 404: deleted meanwhile
-                self.telemetry.writes.labels("Status", "failed").inc()
-                log.warning("%s/%s: the status could not be written: %s", *key, error)
-
-    def _show(self, v: Verdict, picture: Picture) -> None:
-        """The object's figures as metrics."""
-        m, key, decision = self.telemetry, v.wanted.key, v.decision
-        assert decision is not None
-
-        def number(value: float | None) -> float:
-            return math.nan if value is None else value
-
-        m.nodes_desired.labels(*key).set(picture.desired)
-        m.nodes_current.labels(*key).set(picture.current)
-        m.nodes_ready.labels(*key).set(picture.ready)
-        m.nodes_recommended.labels(*key).set(decision.recommended)
-        m.demand.labels(*key).set(number(v.demand.rate if v.demand else None))
-        m.node_capacity.labels(*key).set(number(v.capacity))
-        m.utilization.labels(*key).set(number(decision.utilization))
-        m.predicted_utilization.labels(*key).set(number(decision.predicted_utilization))
-        m.cold_start.labels(*key).set(number(v.tracked.cold_start.p90()))
-        for quantile in (0.5, 0.95):
-            peak = v.raw_forecast.peak.get(quantile) if v.raw_forecast else None
-            m.forecast_peak.labels(*key, f"{quantile * 100:g}").set(number(peak))
-        for aspect in picture.aspects:
-            for status in ("True", "False", "Unknown"):
-                m.condition.labels(*key, aspect.type, status).set(aspect.status == status)
-        if v.tracked.ledger:
-            m.node_seconds.labels(*key, "actual").set(v.tracked.ledger.node_seconds)
-            m.node_seconds.labels(*key, "maximum").set(v.tracked.ledger.at_maximum)
-            m.node_seconds.labels(*key, "reactive").set(v.tracked.ledger.reactive)

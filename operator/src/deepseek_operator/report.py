@@ -1,0 +1,131 @@
+"""Says what was decided and why: status, events, metrics. Each only when it changed."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from deepseek_operator.conditions import aspects
+from deepseek_operator.core.status import Aspect, Picture, as_body, build, timestamp, worth_writing
+from deepseek_operator.core.types import Decision, capacity_in_spec
+from deepseek_operator.edge.kube import Cluster, KubeError
+from deepseek_operator.edge.rayservice import SERVE_PORT, pod_selector
+from deepseek_operator.edge.telemetry import Telemetry
+from deepseek_operator.fleet import Body, Key, Tracked, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Writes what a tick found and did."""
+
+    def __init__(self, cluster: Cluster, telemetry: Telemetry) -> None:
+        self._cluster, self._telemetry = cluster, telemetry
+
+    async def report(self, v: Verdict, now: float) -> None:
+        """Status, events and metrics of one object after it was acted on."""
+        t, key = v.tracked, v.wanted.key
+        picture = Picture(
+            now=now,
+            generation=v.wanted.body["metadata"].get("generation", 0),
+            aspects=aspects(v, now),
+            desired=t.desired or 0,
+            current=sum(not pod.deleting for pod in v.observed.pods),
+            ready=sum(pod.ready for pod in v.observed.pods),
+            replicas_per_node=v.wanted.spec.nodes.replicas_per_node,
+            replicas_ready=t.serve.running if t.serve else 0,
+            decision=v.decision,
+            demand=v.demand,
+            forecast=v.forecast,
+            models=v.raw_forecast.models if v.raw_forecast else {},
+            on_probation=bool(v.raw_forecast and v.raw_forecast.on_probation),
+            capacity=v.capacity,
+            capacity_learned=capacity_in_spec(v.wanted.spec) is None,
+            cold_start=t.cold_start,
+            ledger=t.ledger,
+            scaled_at=t.memory.scaled_at,
+            shadow_nodes=t.shadow.nodes if t.shadow and v.wanted.policy.mode == "Shadow" else None,
+            endpoint=f"http://{key[1]}-serve-svc.{key[0]}.svc:{SERVE_PORT}/v1",
+            selector=pod_selector(key[1]),
+        )
+        self._show(v, picture)
+        await self._announce(v.wanted.body, t, v.decision, picture)
+        await self._write_status(key, t, picture)
+
+    async def report_invalid(self, key: Key, body: Body, tracked: Tracked, problem: str, now: float) -> None:
+        """Nothing is changed for an object that cannot be understood: what runs goes on running."""
+        degraded = Aspect("Degraded", "True", "InvalidSpec", problem)
+        before = tracked.status
+        kept = tuple(Aspect(c.type, c.status, c.reason, c.message) for c in (before.conditions if before else []) if c.type != "Degraded")
+        picture = Picture(
+            now=now,
+            generation=body["metadata"].get("generation", 0),
+            aspects=(*kept, degraded),
+            desired=tracked.desired or 0,
+            decision=tracked.decision,
+            ledger=tracked.ledger,
+            scaled_at=tracked.memory.scaled_at,
+        )
+        await self._announce(body, tracked, None, picture)
+        await self._write_status(key, tracked, picture)
+
+    async def _announce(self, body: Body, t: Tracked, decision: Decision | None, picture: Picture) -> None:
+        """An Event for each change of the node count, and for each condition that turns bad. Nothing else: an Event is for a person."""
+        events: list[tuple[str, str, str]] = []
+        if decision is not None and t.decision is not None and decision.nodes != t.decision.nodes:
+            events.append(("Normal", decision.reason, f"scaled from {t.decision.nodes} to {decision.nodes} nodes: {decision.message}"))
+        bad = {"Degraded": "True", "MetricsAvailable": "False"}
+        wrong = {a.reason: a for a in picture.aspects if bad.get(a.type) == a.status}
+        if t.decision is not None or decision is None:  # not before the first decision: nothing can be measured of what is just created
+            events += [("Warning", reason, wrong[reason].message) for reason in wrong.keys() - t.warned]
+            t.warned = frozenset(wrong)
+        t.decision = decision or t.decision
+        for kind, reason, message in events:
+            if kind == "Warning":
+                log.warning("%s/%s: %s: %s", body["metadata"]["namespace"], body["metadata"]["name"], reason, message)
+            try:
+                moment = timestamp(picture.now)[:-1] + f".{int(picture.now % 1 * 1e6):06d}Z"
+                await self._cluster.create_event(body, kind, reason, message, moment)
+            except KubeError as error:
+                log.warning("an event could not be written: %s", error)
+
+    async def _write_status(self, key: Key, t: Tracked, picture: Picture) -> None:
+        status = build(picture, t.status)
+        if not worth_writing(status, t.status, t.status_at, picture.now):
+            return
+        try:
+            await self._cluster.write_status(*key, as_body(status))
+            self._telemetry.writes.labels("Status", "done").inc()
+            t.status, t.status_at = status, picture.now
+        except KubeError as error:
+            if error.status != 404:  # 404: deleted meanwhile
+                self._telemetry.writes.labels("Status", "failed").inc()
+                log.warning("%s/%s: the status could not be written: %s", *key, error)
+
+    def _show(self, v: Verdict, picture: Picture) -> None:
+        """The object's figures as metrics."""
+        m, key, decision = self._telemetry, v.wanted.key, v.decision
+        assert decision is not None
+
+        def number(value: float | None) -> float:
+            return math.nan if value is None else value
+
+        m.nodes_desired.labels(*key).set(picture.desired)
+        m.nodes_current.labels(*key).set(picture.current)
+        m.nodes_ready.labels(*key).set(picture.ready)
+        m.nodes_recommended.labels(*key).set(decision.recommended)
+        m.demand.labels(*key).set(number(v.demand.rate if v.demand else None))
+        m.node_capacity.labels(*key).set(number(v.capacity))
+        m.utilization.labels(*key).set(number(decision.utilization))
+        m.predicted_utilization.labels(*key).set(number(decision.predicted_utilization))
+        m.cold_start.labels(*key).set(number(v.tracked.cold_start.p90()))
+        for quantile in (0.5, 0.95):
+            peak = v.raw_forecast.peak.get(quantile) if v.raw_forecast else None
+            m.forecast_peak.labels(*key, f"{quantile * 100:g}").set(number(peak))
+        for aspect in picture.aspects:
+            for status in ("True", "False", "Unknown"):
+                m.condition.labels(*key, aspect.type, status).set(aspect.status == status)
+        if v.tracked.ledger:
+            m.node_seconds.labels(*key, "actual").set(v.tracked.ledger.node_seconds)
+            m.node_seconds.labels(*key, "maximum").set(v.tracked.ledger.at_maximum)
+            m.node_seconds.labels(*key, "reactive").set(v.tracked.ledger.reactive)
