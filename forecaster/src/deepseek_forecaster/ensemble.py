@@ -14,8 +14,8 @@ HALF_LIFE_DAYS = 1 / 8
 """An error of three hours ago counts half."""
 SHARPNESS = 4.0
 """Weight ∝ error to the power −4: an expert with 1.5 times the error of the best has a fifth of its weight."""
-SMALLEST_WEIGHT = 0.02
-"""Each expert with an opinion keeps 2 %, so that one that becomes good again is noticed in the answer too."""
+SMALLEST_WEIGHT = 0.002
+"""Each expert with an opinion keeps a trace of weight. Errors are known of all of them, so none needs more to be found good again."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from .ensemble import Blend
 from .models.expert import Floats
 
 PROBATION_MARGIN = 1.02
-"""Worse than the naive forecast by less than 2 % is a tie."""
+PROBATION_ALLOWANCE = 0.005
+"""Worse than the naive forecast by less than 2 % of its error, or by half a percent of the load, is a tie."""
 PROBATION_WINDOWS = 12
 """Fewer independent windows than this prove nothing."""
 
@@ -51,7 +52,7 @@ def coverage(said: Floats, came: Floats) -> float | None:
 def judge(blended: Blend, rows_per_day: float, windows_per_row: float) -> Record:
     """Hold the last day's blended paths against what came, and the naive expert's beside them.
 
-    The forecast is on probation when its WAPE of the horizon's mean is more than 2 % worse than the naive one over at least 12 windows.
+    The forecast is on probation when its WAPE of the horizon's mean is worse than the naive one by more than a tie, over at least 12 windows.
     """
     rows = np.flatnonzero(blended.realized)
     rows = rows[rows >= len(blended.origins) - max(1.0, rows_per_day)]
@@ -67,5 +68,5 @@ def judge(blended: Blend, rows_per_day: float, windows_per_row: float) -> Record
     own, naive = wape(window_mean(blended.path[rows]), came), wape(window_mean(blended.naive[rows]), came)
     hits = covered(blended, 0.9, rows_per_day, windows_per_row, len(rows))
     enough = len(rows) * windows_per_row >= PROBATION_WINDOWS
-    worse = own is not None and naive is not None and own > PROBATION_MARGIN * naive
+    worse = own is not None and naive is not None and own > PROBATION_MARGIN * naive + PROBATION_ALLOWANCE
     return Record(own, naive, float(hits.mean()), bool(enough and worse))
