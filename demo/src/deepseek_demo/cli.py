@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument(
         "--speed", type=_positive, help="times as fast as the trace; by default the slowest that shows a whole rise and fall (see stage.py)"
     )
-    play.add_argument("--play-seconds", type=_positive, default=270.0, help="how long requests are sent (default: %(default)g)")
+    play.add_argument("--play-seconds", type=_positive, default=255.0, help="how long requests are sent (default: %(default)g)")
     play.add_argument("--step-seconds", type=_positive, default=1.0, help="least length of the operator's step (default: %(default)g)")
     play.add_argument("--horizon-seconds", type=int, default=30, help="how far the forecast looks ahead (default: %(default)s)")
     play.add_argument("--engine", choices=("transformers", "echo"), default="transformers", help="echo needs no model (default: %(default)s)")

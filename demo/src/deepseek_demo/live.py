@@ -39,6 +39,7 @@ class View:
     pacing: Pacing
     recording: Recording
     tally: Tally
+    seconds: float
 
     def __post_init__(self) -> None:
         self.console = Console()
@@ -90,7 +91,7 @@ class View:
         counts = Text(f"{self.tally.sent} sent · {self.tally.answered} answered · {self.tally.late} late · ").append_text(failed)
         table.add_row("requests", counts)
         table.add_row("decision", Text(f"{moment.reason}: {moment.message}", overflow="fold"))
-        title = f"{self.stage.trace_name} × {self.stage.speed:g} · {moment.t_seconds:.0f} of {self.stage.play_seconds:.0f} s"
+        title = f"{self.stage.trace_name} × {self.stage.speed:g} · {moment.t_seconds:.0f} of {self.seconds:.0f} s"
         return Panel(Group(table), title=title, width=min(110, self.console.width))
 
     def _boxes(self, moment: Moment) -> Text:

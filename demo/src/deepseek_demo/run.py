@@ -1,4 +1,4 @@
-"""The demo from the first line to the last; reads as a table of contents."""
+"""The demo from the first line to the last; `run` reads as a table of contents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +34,13 @@ IMAGE_SHARE = 0.8
 STREAM_SHARE = 0.5
 LETTERS = 400
 READY_WITHIN_SECONDS = 240.0
-EXPECTED_READY_SECONDS = 60.0
+EXPECTED_READY_SECONDS = 75.0
 """From the start of Prometheus to the beginning of the stretch. Ray answers earlier or later: the real requests begin when it does."""
-
-Say = Callable[[str], None]
 
 WINDOW_STEPS = 5
 MOST_TAIL_SECONDS = 20.0
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,123 +58,134 @@ class Options:
     seed: int
 
 
+@dataclass(frozen=True)
+class Show:
+    """What is settled before anything is started."""
+
+    options: Options
+    out: Path
+    stage: Stage
+    letters: list[Letter]
+    subject: Subject
+    say: Say
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def window_seconds(self) -> int:
+        """The span over which demand is measured."""
+        return max(1, round(WINDOW_STEPS * self.stage.step_seconds))
+
+    @property
+    def question(self) -> ForecastRequest:
+        """What the operator asks the forecaster too; asked again for the picture."""
+        return ForecastRequest(
+            series=APPLICATION,
+            query=demand_query(APPLICATION, self.window_seconds),
+            step_seconds=max(1, round(self.stage.step_seconds)),
+            horizon_seconds=self.options.horizon_seconds,
+            quantiles=(0.5, 0.9, 0.95),
+        )
+
+    def since_command(self) -> str:
+        """Seconds since the command, in words."""
+        return f"{time.monotonic() - self.begun:.0f} s after the command"
+
+
 def run(options: Options, say: Say) -> int:
     """Play it all; the exit code is 0 only when no request failed and nodes moved ahead of demand."""
-    begun = time.monotonic()
-    out = _empty(options.out)
-    trace = read_trace(options.trace) if options.trace else generate(seed=options.seed)
-    chosen = stage.choose(trace, options.pacing, options.play_seconds, options.speed, min_step=options.min_step_seconds)
-    say(f"playing    {chosen.in_words()}")
-    if options.model_directory:
-        train_tiny_model(options.model_directory)
-    letters = write_letters(LETTERS, NAME, IMAGE_SHARE, STREAM_SHARE, options.seed)
-    subject = _subject(options, letters)
-    (out / "demo.yaml").write_text(yaml.safe_dump(subject.manifest(), sort_keys=False), encoding="utf-8")
-
-    with _cluster(options.pacing) as cluster:
+    show = _settle(options, say)
+    with LocalCluster(ray_nodes=options.pacing.nodes, kuberay=True, probe_period_seconds=1.0, progress=_progress) as cluster:
         programs = Programs(cluster)
         try:
-            player, recording = _run_in(cluster, programs, options, chosen, subject, letters, out, begun, say)
+            player, recording = _start_and_play(show, cluster, programs)
         finally:
-            programs.keep_logs(out / "logs")
-
-    reactive = compare.reactive(
-        player.tally.sent_at, recording.moments, subject.spec, options.pacing.requests_per_second_per_node, chosen.step_seconds
-    )
-    result = summary.figures(recording, player.tally, options.pacing, reactive)
-    recording.write_csv(out / "timeline.csv", player.tally.answers)
-    title = f"{chosen.trace_name}, {chosen.speed:g} times as fast: {result.sent} requests, {result.failed} failed, {result.late} late"
-    picture.draw(out / "demo.png", recording, player.tally.answers, options.pacing, title)
-    for line in summary.in_words(result):
-        say(line)
-    say(f"written    {out / 'demo.png'}, {out / 'timeline.csv'}; {time.monotonic() - begun:.0f} s in all")
-    return 1 if result.faults else 0
+            programs.keep_logs(show.out / "logs")
+    return _sum_up(show, player, recording)
 
 
-def _run_in(
-    cluster: LocalCluster,
-    programs: Programs,
-    options: Options,
-    chosen: Stage,
-    subject: Subject,
-    letters: list[Letter],
-    out: Path,
-    begun: float,
-    say: Say,
-) -> tuple[Player, Recording]:
+def _settle(options: Options, say: Say) -> Show:
+    """Choose the stretch, make the tiny model when it is missing, write the requests and the object."""
+    begun = time.monotonic()
+    trace = read_trace(options.trace) if options.trace else generate(seed=options.seed)
+    chosen = stage.choose(trace, options.pacing, options.play_seconds, options.speed, min_step=options.min_step_seconds)
+    out = _empty(options.out)
+    say(f"stretch    {chosen.in_words()}")
+    directory = options.model_directory.resolve() if options.model_directory else None
+    if directory:
+        train_tiny_model(directory)
+    letters = write_letters(LETTERS, NAME, IMAGE_SHARE, STREAM_SHARE, options.seed)
+    pace = tokens_per_second(directory, letters, options.pacing.requests_per_second_per_node)
+    subject = Subject(directory, options.pacing, pace, options.horizon_seconds)
+    (out / "demo.yaml").write_text(yaml.safe_dump(subject.manifest(), sort_keys=False), encoding="utf-8")
+    return Show(options, out, chosen, letters, subject, say, begun)
+
+
+def _start_and_play(show: Show, cluster: LocalCluster, programs: Programs) -> tuple[Player, Recording]:
     """Give Prometheus its past, start forecaster and operator, apply the object, play."""
-    say(f"cluster    {time.monotonic() - begun:.0f} s: API server, KubeRay and {options.pacing.nodes} Ray nodes are up")
+    show.say(f"cluster    {show.since_command()}: API server, KubeRay and {show.options.pacing.nodes} Ray nodes are up")
+    chosen = show.stage
     cluster.apply(plain_manifest())
-    past, port = _past(chosen, cluster, options.seed)
+    past, port = _past(show, cluster.free_port())
     with Exporter(past, port) as exporter:
-        requests = write_history(out / "history.om", past, until=time.time())
-        cluster.start_prometheus(_duration(chosen.step_seconds), out / "history.om", [exporter.target])
-        say(f"history    {requests} requests of the days before are in Prometheus")
-        window = _window(chosen)
-        programs.start_operator(chosen.step_seconds, chosen.step_seconds, window)
-        history_seconds = len(chosen.history) * chosen.step_seconds + 120
-        programs.start_forecaster(out / "forecaster", chosen.season_seconds, history_seconds)
-        cluster.apply(out / "demo.yaml")
-        say(f"applied    {NAME} ({out / 'demo.yaml'}): 1 to {options.pacing.nodes} nodes, {subject.tokens_per_second} tokens/s each")
-        checked = letters if options.model_directory else [replace(letter, has_picture=False) for letter in letters]
-        player = Player(SERVICE_URL, cluster.proxy_url, checked, options.seed)
-        recording = asyncio.run(_play(options, chosen, cluster, programs, player, exporter, begun, say))
-    say(cluster.kubectl("get", "dsd", NAME).rstrip())
+        requests = write_history(show.out / "history.om", past, until=time.time())
+        cluster.start_prometheus(f"{round(chosen.step_seconds * 1000)}ms", show.out / "history.om", [exporter.target])
+        programs.start_operator(chosen.step_seconds, chosen.step_seconds, show.window_seconds)
+        history_seconds = len(chosen.history) * chosen.step_seconds + EXPECTED_READY_SECONDS
+        programs.start_forecaster(show.out / "forecaster", chosen.season_seconds, history_seconds)
+        cluster.apply(show.out / "demo.yaml")
+        show.say(
+            f"applied    {show.since_command()}: {NAME}, 1 to {show.options.pacing.nodes} nodes of {show.subject.tokens_per_second} tokens/s"
+        )
+        show.say(f"           over a Prometheus that holds {requests} requests of the days before")
+        letters = show.letters
+        if show.subject.model_directory is None:  # the echo engine sees no pictures
+            letters = [replace(letter, has_picture=False) for letter in letters]
+        player = Player(SERVICE_URL, cluster.proxy_url, letters, show.options.seed)
+        recording = asyncio.run(_play(show, cluster, programs, player, exporter))
+    show.say(cluster.kubectl("get", "dsd", NAME).rstrip())
     return player, recording
 
 
-def _past(chosen: Stage, cluster: LocalCluster, seed: int) -> tuple[Past, int]:
-    """The past up to the play and through it, for however long Ray takes; and the port its exporter will have."""
-    port = cluster.free_port()
-    play_at = time.time() + EXPECTED_READY_SECONDS
+def _past(show: Show, port: int) -> tuple[Past, int]:
+    """The past up to the stretch and through it, for however long Ray takes; and the port its exporter will have."""
+    chosen = show.stage
     past = Past(
         application=APPLICATION,
         rates=np.concatenate((chosen.history, chosen.play)),
         step_seconds=chosen.step_seconds,
-        begins_at=play_at - len(chosen.history) * chosen.step_seconds,
+        begins_at=time.time() + EXPECTED_READY_SECONDS - len(chosen.history) * chosen.step_seconds,
         image_share=IMAGE_SHARE,
-        seed=seed,
+        seed=show.options.seed,
         scrape_labels={"instance": f"127.0.0.1:{port}", "job": "programs"},
     )
     return past, port
 
 
-async def _play(
-    options: Options,
-    chosen: Stage,
-    cluster: LocalCluster,
-    programs: Programs,
-    player: Player,
-    exporter: Exporter,
-    begun: float,
-    say: Say,
-) -> Recording:
+async def _play(show: Show, cluster: LocalCluster, programs: Programs, player: Player, exporter: Exporter) -> Recording:
     """Wait for the first answer, play from there to the end of the stretch while looking at it, then wait until nodes were given back."""
-    answer = await _first_answer(player, programs)
-    say(f"answering  {time.monotonic() - begun:.0f} s after the command: first request answered in {answer:.2f} s")
-    past = exporter.past
-    step = max(0, int((time.time() - past.begins_at) / past.step_seconds))
-    rates = chosen.known_rates[step:]
-    began_at = time.monotonic() - time.time() + past.begins_at + step * past.step_seconds
+    seconds = await _first_answer(player, programs)
+    show.say(f"answering  {show.since_command()}: the first request was answered in {seconds:.2f} s")
+    past, step_seconds = exporter.past, show.stage.step_seconds
+    step = max(0, int((time.time() - past.begins_at) / step_seconds))
+    rates = show.stage.known_rates[step:]
+    began_at = time.monotonic() - time.time() + past.begins_at + step * step_seconds
     exporter.end()
-    say(
-        f"playing    {len(rates) * chosen.step_seconds:.0f} s, from {abs(step - len(chosen.history)) * chosen.step_seconds:.0f} s "
-        f"{'before' if step < len(chosen.history) else 'after'} the beginning of the stretch"
+    ahead = (len(show.stage.history) - step) * step_seconds
+    where = (
+        f"{ahead:.0f} s before the stretch begins"
+        if ahead >= 0
+        else f"{-ahead:.0f} s into the stretch: it took longer to start than allowed for"
     )
+    show.say(f"playing    {len(rates) * step_seconds:.0f} s of real requests, from {where}")
+
     recording = Recording()
-    view = View(chosen, options.pacing, recording, player.tally)
-    question = ForecastRequest(
-        series=APPLICATION,
-        query=demand_query(APPLICATION, _window(chosen)),
-        step_seconds=max(1, round(chosen.step_seconds)),
-        horizon_seconds=options.horizon_seconds,
-        quantiles=(0.5, 0.9, 0.95),
-    )
     player.began_at = began_at
-    with view:
-        watcher = Watcher(cluster.api, programs.forecaster_url, question, player, recording, chosen.step_seconds, _window(chosen), view.refresh)
+    with View(show.stage, show.options.pacing, recording, player.tally, len(rates) * step_seconds) as view:
+        watcher = Watcher(
+            cluster.api, programs.forecaster_url, show.question, player, recording, step_seconds, show.window_seconds, view.refresh
+        )
         watching = asyncio.create_task(watcher.watch())
-        playing = asyncio.create_task(player.play(rates, chosen.step_seconds, began_at))
+        playing = asyncio.create_task(player.play(rates, step_seconds, began_at))
         try:
             await _both_alive(playing, watching, programs)
             await _tail(recording, watching)
@@ -216,28 +227,19 @@ async def _tail(recording: Recording, watching: asyncio.Task[None]) -> None:
             watching.result()
 
 
-def _subject(options: Options, letters: list[Letter]) -> Subject:
-    directory = options.model_directory.resolve() if options.model_directory else None
-    pace = tokens_per_second(directory, letters, options.pacing.requests_per_second_per_node)
-    return Subject(directory, options.pacing, pace, options.horizon_seconds)
-
-
-def _cluster(pacing: Pacing) -> LocalCluster:
-    return LocalCluster(ray_nodes=pacing.nodes, kuberay=True, probe_period_seconds=1.0, progress=_progress)
-
-
-def _progress(line: str) -> None:
-    sys.stderr.write(f"           {line}\n")
-
-
-def _window(chosen: Stage) -> int:
-    """Seconds over which demand is measured."""
-    return max(1, round(WINDOW_STEPS * chosen.step_seconds))
-
-
-def _duration(seconds: float) -> str:
-    """A Prometheus duration: 1.5 s is `1500ms`."""
-    return f"{round(seconds * 1000)}ms"
+def _sum_up(show: Show, player: Player, recording: Recording) -> int:
+    """Say the figures, write picture and timeline; the exit code."""
+    pacing, answers = show.options.pacing, player.tally.answers
+    capacity = pacing.requests_per_second_per_node
+    reactive = compare.reactive(player.tally.sent_at, recording.moments, show.subject.spec, capacity, show.stage.step_seconds)
+    result = summary.figures(recording, player.tally, pacing, reactive)
+    recording.write_csv(show.out / "timeline.csv", answers)
+    title = f"{show.stage.trace_name}, {show.stage.speed:g} times as fast: {result.sent} requests, {result.failed} failed, {result.late} late"
+    picture.draw(show.out / "demo.png", recording, answers, pacing, title)
+    for line in summary.in_words(result):
+        show.say(line)
+    show.say(f"written    {show.out / 'demo.png'}, {show.out / 'timeline.csv'}; the end {show.since_command()}")
+    return 1 if result.faults else 0
 
 
 def _empty(out: Path) -> Path:
@@ -249,3 +251,7 @@ def _empty(out: Path) -> Path:
     (out / "logs").mkdir(parents=True)
     (out / "demo.yaml").touch()
     return out
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(f"           {line}\n")

@@ -9,7 +9,7 @@ The rule, the same for every trace:
    anybody can see coming.
 5. A gentle stretch with a span of `NEEDED_SPAN` goes from less than one node's worth to more than three. The first one is played, at the
    slowest speed that has one: a service whose day is one long wave needs its whole day played, one with short waves does not. Failing
-   that, the gentle stretch with the largest span of at least 2, at any speed; failing that, the stretch with the largest span.
+   that, the gentle stretch with the largest span of at least 2 (of nearly equal ones the slowest); failing that, the largest span.
 6. Requests are scaled so that the peak needs 3.3 nodes at the utilization the operator scales up at.
 """
 
@@ -90,7 +90,7 @@ class Stage:
 def choose(
     trace: Trace,
     pacing: Pacing,
-    play_seconds: float = 270.0,
+    play_seconds: float = 255.0,
     speed: float | None = None,
     min_step: float = 1.0,
 ) -> Stage:
@@ -108,7 +108,9 @@ def choose(
     for stage in stages:
         if stage.gentle and stage.span >= NEEDED_SPAN:
             return stage
-    best = max(stages, key=lambda stage: (stage.gentle and stage.span >= 2.0, stage.span))
+    candidates = [stage for stage in stages if stage.gentle and stage.span >= 2.0] or stages
+    widest = max(stage.span for stage in candidates)
+    best = next(stage for stage in candidates if stage.span >= 0.95 * widest)
     if best.span <= 1.0:
         raise StageError(f"{trace.name} has no rise and fall within {play_seconds:g} s at speed {', '.join(f'{s:g}' for s in speeds)}")
     return best

@@ -19,7 +19,7 @@ def test_a_service_whose_day_is_one_wave_is_played_fast_enough_to_show_the_whole
     stage = choose(Trace("day", 1.0, waves(10, 1440)), Pacing())
     assert stage.speed >= 180
     assert stage.span >= NEEDED_SPAN
-    assert stage.play_seconds == 270
+    assert stage.play_seconds == 255
 
 
 def test_a_service_with_a_wave_every_two_hours_is_played_at_the_slowest_speed() -> None:
@@ -70,7 +70,7 @@ def test_gaps_are_unknown_in_history_and_bridged_in_the_play() -> None:
 
 
 def test_a_trace_of_an_hour_is_refused_with_the_length_that_would_do() -> None:
-    with pytest.raises(StageError, match=r"covers 60 minutes; 270 s at speed 30 play 135 minutes.*at least 450 minutes"):
+    with pytest.raises(StageError, match=r"covers 60 minutes; 255 s at speed 30 play 127.5 minutes.*at least 425 minutes"):
         choose(Trace("hour", 1.0, np.ones(60)), Pacing())
 
 
