@@ -61,7 +61,7 @@ class Cluster:
         return Path(found) if found else ensure([name])[name]
 
     def _run(self, program: str, arguments: tuple[str, ...], text: str | None, timeout_seconds: float) -> str:
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        environment = {**os.environ, **self.env()}
         command = [str(self.binary(program)), *arguments]
         result = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, timeout=timeout_seconds, check=False)
         if result.returncode:

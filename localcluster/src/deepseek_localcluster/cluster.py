@@ -172,7 +172,11 @@ class LocalCluster(Cluster):
 
     def env(self) -> dict[str, str]:
         """``KUBECONFIG``, ``PATH`` with the cluster's own programs first, and the URLs of what runs."""
-        values = {"KUBECONFIG": str(self.kubeconfig), "PATH": f"{self.directory / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
+        values = {
+            "KUBECONFIG": str(self.kubeconfig),
+            "KUBECACHEDIR": str(self.directory / "kubectl-cache"),  # else kubectl leaves one in the home folder
+            "PATH": f"{self.directory / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
         if self._wanted["ray"]:
             values["DEEPSEEK_PROXY"] = values["DEEPSEEK_OPERATOR_HTTP_PROXY"] = self.proxy_url
         if "prometheus" in self.components():
