@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_forecaster.calibrate import weighted_quantiles
+from deepseek_forecaster.calibrate import calibrate, weighted_quantiles
 from deepseek_forecaster.ensemble import SMALLEST_WEIGHT, Blend, fading_sums
 from deepseek_forecaster.evaluate import coverage, judge, pinball, wape
 from deepseek_forecaster.models.expert import Floats, History, Ints, Untrained
@@ -86,16 +86,38 @@ def test_the_expert_that_is_right_gets_most_of_the_weight_and_one_ten_times_too_
     assert sum(models.values()) == pytest.approx(1.0)
 
 
-def test_an_expert_is_not_judged_by_what_it_has_learned_from() -> None:
+@pytest.mark.parametrize(
+    ("since", "least", "most"), [(0, 0.9, 1.0), (425, 0.1, 0.6)], ids=["judged by all", "judged by the last 6, of which nothing has come"]
+)
+def test_an_expert_that_remembers_what_it_has_learned_from_earns_no_weight_by_it(since: int, least: float, most: float) -> None:
     values = noisy(3)
 
     def knows_the_past(history: History, origins: Ints, steps: int) -> Floats:
         ahead = np.minimum(origins[:, None] + np.arange(1, steps + 1), len(values) - 1)
-        return np.where((ahead < 400), values[ahead], 500.0)
+        return np.asarray(values[ahead])
 
     forecaster = SeriesForecaster(60, DAY * 60)
-    forecaster.adopt(Member(Scripted("memory", knows_the_past), since=390))
-    assert ask(forecaster, values).models["memory"] < 0.05  # type: ignore[attr-defined]
+    forecaster.adopt(Member(Scripted("memory", knows_the_past), since=since))
+    assert least <= ask(forecaster, values).models["memory"] <= most  # type: ignore[attr-defined]
+
+
+def test_no_single_step_is_expected_to_exceed_the_peak_of_them_all() -> None:
+    # the first step always came fifty times higher than said, the peak always as said
+    came, said = np.tile([50.0, 100.0], (40, 1)), np.tile([1.0, 100.0], (40, 1))
+    blended = Blend(
+        origins=np.arange(40, dtype=np.float64),
+        names=("last_value",),
+        weights=np.ones((40, 1)),
+        path=said,
+        truth=came,
+        realized=np.ones(40, dtype=bool),
+        naive=said,
+        head=np.array([100.0, 100.0]),
+        head_weights=np.ones(1),
+        floor=0.01,
+    )
+    quantiles = calibrate(blended, QUANTILES, rows_per_day=144.0, windows_per_row=0.5, stale=1.0)
+    assert (quantiles.path <= quantiles.peak[:, None]).all()
 
 
 def test_where_nothing_beats_the_last_value_the_ensemble_is_not_on_probation() -> None:
