@@ -16,9 +16,6 @@ from pathlib import Path
 
 from deepseek_localcluster.processes import become_subreaper, die_with_parent, end_descendants, reap, send
 
-YIELD = 5
-"""Niceness of containers: on real nodes they would not take the control plane's processors."""
-
 KILLED = 128 + signal.SIGKILL
 HANDLED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGQUIT}
 
@@ -49,7 +46,6 @@ def main() -> None:
 
 def _become(argv: list[str], pid_fd: int) -> None:
     os.setsid()
-    os.nice(YIELD)
     os.close(pid_fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
