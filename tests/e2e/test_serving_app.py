@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from typing import Any
 import openai
 import pytest
 
+from deepseek_localcluster.build import ensure
 from deepseek_serving import metric_names
 from deepseek_serving.shapes import QUESTION, draw
 
@@ -178,6 +180,97 @@ def test_a_client_that_leaves_frees_its_place(echo: Running) -> None:
     assert answer.choices[0].message.content == "next"
     assert time.monotonic() - began < 5
     echo.wait_for_total(1, str(metric_names.REQUESTS_FINISHED), outcome="cancelled", application=APPLICATION)
+
+
+def prometheus_value(url: str, query: str) -> dict[str, float]:
+    """Value by application."""
+    with urllib.request.urlopen(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=5) as answer:
+        return {each["metric"]["application"]: float(each["value"][1]) for each in json.load(answer)["data"]["result"]}
+
+
+def test_prometheus_sees_the_demand_that_was_offered(echo: Running, tmp_path: Path) -> None:
+    """60 requests in 20 s, at most 2 at a time in the replica, many refused: demand over 30 s is 60 ÷ 30 = 2 per second, ± 15 %.
+
+    The fleet's query gives the same, and what a saturated replica can do comes out as 10 tokens/s ÷ 5 tokens = 2 requests/s, ± 25 %.
+    """
+    prometheus, port = ensure(["prometheus"])["prometheus"], free_port()
+    target = echo.metrics_url.split("/")[2]
+    configuration = {"global": {"scrape_interval": "1s"}, "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [target]}]}]}
+    (tmp_path / "prometheus.yml").write_text(json.dumps(configuration))
+    command = [str(prometheus), f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    scraper = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"])
+    try:
+        time.sleep(5)
+
+        def ask(_: int) -> int:
+            try:
+                echo.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "a b c d e"}])
+            except openai.RateLimitError:
+                return 429
+            return 200
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = []
+            for index in range(60):
+                answers.append(pool.submit(ask, index))
+                time.sleep(1 / 3)
+            statuses = [answer.result() for answer in answers]
+        assert 10 <= statuses.count(429) <= 40
+        time.sleep(3)
+        url = f"http://127.0.0.1:{port}"
+        demand = prometheus_value(url, metric_names.demand_query(APPLICATION, 30))
+        assert demand == {APPLICATION: pytest.approx(2.0, rel=0.15)}
+        assert prometheus_value(url, metric_names.fleet_demand_query(30)) == {APPLICATION: pytest.approx(2.0, rel=0.15)}
+        assert prometheus_value(url, metric_names.fleet_capacity_query(30)) == {APPLICATION: pytest.approx(2.0, rel=0.25)}
+    finally:
+        scraper.terminate()
+        scraper.wait(20)
+
+
+DEMAND_CASES = {
+    "two replicas, text and pictures; what they refuse passes the proxies too": (
+        {
+            'offered{kind="text",replica="1"}': 1, 'offered{kind="image",replica="1"}': 0.5,
+            'offered{kind="text",replica="2"}': 1, 'offered{kind="image",replica="2"}': 0.5,
+            'rejected{replica="1"}': 0.5, 'rejected{replica="2"}': 0, 'errors{error_code="429"}': 0.5,
+        },
+        3.0,
+    ),
+    "no replica yet: only the proxies refuse": ({'errors{error_code="503"}': 3}, 3.0),
+    "proxies refuse 1.5, of which 0.5 came from a replica": (
+        {'offered{kind="text"}': 1, "rejected{}": 0.5, 'errors{error_code="429"}': 1, 'errors{error_code="503"}': 0.5},
+        2.0,
+    ),
+    "proxies not scraped yet: never less than what arrived": ({'offered{kind="text"}': 1, "rejected{}": 0.5}, 1.0),
+    "other errors are no demand of their own": ({'offered{kind="text"}': 1, 'errors{error_code="500"}': 4, 'errors{error_code="404"}': 4}, 1.0),
+    "nobody came": ({'offered{kind="text"}': 0, "rejected{}": 0}, 0.0),
+}  # fmt: skip
+
+
+def test_demand_counts_each_request_once(tmp_path: Path) -> None:
+    """Each case is an application of its own, rates in requests per second; promtool evaluates the fleet's query over all of them."""
+    written = {
+        "offered": str(metric_names.REQUESTS_OFFERED),
+        "rejected": str(metric_names.REQUESTS_REJECTED),
+        "errors": metric_names.SERVE_PROXY_ERRORS,
+    }
+    series = []
+    for application, (rates, _) in DEMAND_CASES.items():
+        for selector, rate in rates.items():
+            name, _, labels = selector.partition("{")
+            labels = f'application="{application}",{labels}'.replace(",}", "}")
+            series.append({"series": f"{written[name]}{{{labels}", "values": f"0+{rate * 10:g}x60"})
+    series.append({"series": f'{metric_names.SERVE_PROXY_ERRORS}{{application="",error_code="503"}}', "values": "0+50x60"})
+    expected = [{"labels": f'{{application="{application}"}}', "value": rate} for application, (_, rate) in DEMAND_CASES.items()]
+    case = {
+        "interval": "10s",
+        "input_series": series,
+        "promql_expr_test": [{"expr": metric_names.fleet_demand_query(60), "eval_time": "5m", "exp_samples": expected}],
+    }
+    file = tmp_path / "demand.yaml"
+    file.write_text(json.dumps({"rule_files": [], "fuzzy_compare": True, "tests": [case]}))
+    result = subprocess.run([str(ensure(["promtool"])["promtool"]), "test", "rules", str(file)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_health_and_unknown_routes_pass_through_serve(echo: Running) -> None:

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
     tiny = commands.add_parser("tiny-model", help="train a tiny DeepSeek-VL that captions drawn shapes")
     tiny.add_argument("--out", type=Path, required=True, help="folder to write; left alone when the same recipe already made it")
-    tiny.add_argument("--seconds", type=float, default=150, help="longest training time (default 150)")
+    tiny.add_argument("--seconds", type=float, default=150, help="most computing time of one core (default 150)")
     tiny.add_argument("--least-accuracy", type=float, default=0.99, help="share of exact captions below which the exit code is 1")
     tiny.add_argument("--force", action="store_true", help="train even when the folder is current")
     tiny.set_defaults(run=_tiny_model)
@@ -60,7 +60,7 @@ def _tiny_model(parsed: argparse.Namespace) -> int:
     if is_current(parsed.out, recipe) and not parsed.force:
         print(f"{parsed.out} is current")
         return 0
-    print(f"training the tiny model for at most {parsed.seconds:.0f} s, on one core", flush=True)
+    print(f"training the tiny model for at most {parsed.seconds:.0f} s of one core", flush=True)
     import torch
 
     from deepseek_serving.tiny.train import train

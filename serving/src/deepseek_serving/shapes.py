@@ -43,7 +43,7 @@ NO_PICTURE = "Please send a picture."
 """The tiny model's answer to a question without a picture."""
 
 _JITTER = 2
-_RADIUS = (7, 9)
+_RADIUS = (8, 9)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,8 +17,10 @@ from typing import Any
 
 import openai
 import pytest
+from starlette.requests import ClientDisconnect
 
 from deepseek_serving import metric_names as names
+from deepseek_serving.api import _EventStream
 from deepseek_serving.shapes import draw
 
 PICTURE = draw(random.Random(1)).data_url
@@ -226,6 +228,32 @@ def test_a_client_that_leaves_frees_its_place_within_a_second(serve: Serve, stre
         server.wait_until(lambda: server.service.admission.running == 0, seconds=1)
         assert server.service.engine.stats().running == 0
         server.wait_until(lambda: server.ledger.value(names.REQUESTS_FINISHED, "cancelled") == 1)
+
+
+async def test_a_stream_that_cannot_be_sent_is_closed_at_once() -> None:
+    """The connection breaks at the first byte: both generators are closed by the time the response has ended."""
+    closed = []
+
+    async def generator(name: str) -> AsyncGenerator[Any, None]:
+        try:
+            while True:
+                yield b"data"
+        finally:
+            closed.append(name)
+
+    events, deltas = generator("events"), generator("deltas")
+    await anext(deltas)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("connection reset")
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    with pytest.raises((ClientDisconnect, ExceptionGroup)):
+        await _EventStream(events, deltas)({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+    assert sorted(closed) == ["deltas", "events"]
 
 
 async def test_pacing_holds_for_all_requests_together(serve: Serve) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deepseek_serving.engine import Delta, Generation, LoadError, Message, Picture, PromptSize, RequestError, Sampling
+from deepseek_serving.engine import Delta, EngineError, Generation, LoadError, Message, Picture, PromptSize, RequestError, Sampling
 from deepseek_serving.settings import ServingSettings
 from deepseek_serving.shapes import NO_PICTURE, QUESTION, Drawn, draw
 
@@ -188,6 +188,22 @@ async def test_an_answer_ends_with_the_context(tiny_model: Path) -> None:
         deltas = await read(engine, about(None, tokens=10_000, sampling=Sampling(temperature=2.0, seed=1)))
     assert deltas[0].prompt is not None
     assert sum(delta.tokens for delta in deltas) + deltas[0].prompt.tokens <= 512
+
+
+async def test_a_step_that_breaks_ends_its_requests_and_the_replica_s_health(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in mid-answer: 3 requests end with an error rather than hang, and the health check asks for a new replica."""
+    drawn = draw(random.Random(3))
+    async with running(tiny_model) as engine:
+        engine.check_health()
+
+        def out_of_memory() -> None:
+            raise RuntimeError("cannot allocate memory")
+
+        monkeypatch.setattr(engine._decoder, "step", out_of_memory)
+        asked = [asyncio.wait_for(read(engine, about(drawn, name=str(index))), 10) for index in range(3)]
+        assert [type(each) for each in await asyncio.gather(*asked, return_exceptions=True)] == [EngineError] * 3
+        with pytest.raises(EngineError, match="RuntimeError"):
+            engine.check_health()
 
 
 async def test_a_folder_without_a_model_is_told_in_words(tmp_path: Path) -> None:

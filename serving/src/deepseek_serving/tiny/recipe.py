@@ -48,7 +48,8 @@ class Recipe:
     learning_rate: float = 1.2e-3
     warmup_steps: int = 40
     steps: int = 1000
-    batch: int = 32
+    batch: int = 40
+    hard_share: float = 0.6
     text_only_every: int = 12
 
     @property
