@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from deepseek_demo import compare, picture, stage, summary
-from deepseek_demo.backfill import Exporter, Past, write_history
+from deepseek_demo.backfill import write_history
 from deepseek_demo.letters import Letter, write_letters
 from deepseek_demo.live import View
 from deepseek_demo.player import Player
@@ -26,7 +27,7 @@ from deepseek_demo.subject import APPLICATION, NAME, SERVICE_URL, Subject, token
 from deepseek_demo.traffic import generate, read_trace
 from deepseek_demo.watch import Watcher
 from deepseek_forecaster.wire import ForecastRequest
-from deepseek_localcluster import LocalCluster
+from deepseek_localcluster import LocalCluster, prometheus
 from deepseek_operator.api.crd import plain_manifest
 from deepseek_serving.metric_names import demand_query
 
@@ -34,8 +35,10 @@ IMAGE_SHARE = 0.8
 STREAM_SHARE = 0.5
 LETTERS = 400
 READY_WITHIN_SECONDS = 240.0
-EXPECTED_READY_SECONDS = 75.0
-"""From the start of Prometheus to the beginning of the stretch. Ray answers earlier or later: the real requests begin when it does."""
+PRELUDE_SECONDS = 45.0
+"""Real requests before the stretch begins: as long as the forecaster may take to fit its models to the past."""
+TO_WRITE_SECONDS = 4.0
+"""From the first answer to the first request of the play: the past is written in the meantime, and Prometheus takes it up."""
 
 WINDOW_STEPS = 5
 MOST_TAIL_SECONDS = 20.0
@@ -74,6 +77,15 @@ class Show:
     def window_seconds(self) -> int:
         """The span over which demand is measured."""
         return max(1, round(WINDOW_STEPS * self.stage.step_seconds))
+
+    @property
+    def nodes_before(self) -> int:
+        """How many nodes the demand before the play needs: 1.4 req/s ÷ (2 req/s × 0.8) → 1."""
+        pacing, rates = self.options.pacing, self.stage.known_rates
+        cut = max(0, len(self.stage.history) - round(PRELUDE_SECONDS / self.stage.step_seconds))
+        demand = float(rates[max(0, cut - 30) : cut + 1].mean())
+        carried = pacing.requests_per_second_per_node * pacing.scale_up_percent / 100.0
+        return min(pacing.nodes, max(1, math.ceil(demand / carried)))
 
     @property
     def question(self) -> ForecastRequest:
@@ -121,62 +133,38 @@ def _settle(options: Options, say: Say) -> Show:
 
 
 def _start_and_play(show: Show, cluster: LocalCluster, programs: Programs) -> tuple[Player, Recording]:
-    """Give Prometheus its past, start forecaster and operator, apply the object, play."""
+    """Bring the service up as it was before the play, give Prometheus its past, hand the node count to the forecast, play."""
     show.say(f"cluster    {show.since_command()}: API server, KubeRay and {show.options.pacing.nodes} Ray nodes are up")
-    chosen = show.stage
+    step_seconds = show.stage.step_seconds
     cluster.apply(plain_manifest())
-    past, port = _past(show, cluster.free_port())
-    with Exporter(past, port) as exporter:
-        requests = write_history(show.out / "history.om", past, until=time.time())
-        cluster.start_prometheus(f"{round(chosen.step_seconds * 1000)}ms", show.out / "history.om", [exporter.target])
-        programs.start_operator(chosen.step_seconds, chosen.step_seconds, show.window_seconds)
-        history_seconds = len(chosen.history) * chosen.step_seconds + EXPECTED_READY_SECONDS
-        programs.start_forecaster(show.out / "forecaster", chosen.season_seconds, history_seconds)
-        cluster.apply(show.out / "demo.yaml")
-        show.say(
-            f"applied    {show.since_command()}: {NAME}, 1 to {show.options.pacing.nodes} nodes of {show.subject.tokens_per_second} tokens/s"
-        )
-        show.say(f"           over a Prometheus that holds {requests} requests of the days before")
-        letters = show.letters
-        if show.subject.model_directory is None:  # the echo engine sees no pictures
-            letters = [replace(letter, has_picture=False) for letter in letters]
-        player = Player(SERVICE_URL, cluster.proxy_url, letters, show.options.seed)
-        recording = asyncio.run(_play(show, cluster, programs, player, exporter))
+    cluster.start_prometheus(f"{round(step_seconds * 1000)}ms")
+    programs.start_operator(step_seconds, step_seconds, show.window_seconds)
+    before = show.nodes_before
+    cluster.apply(yaml.safe_dump(show.subject.manifest(running=before)))
+    show.say(f"applied    {show.since_command()}: {NAME}, {before} node(s) of {show.subject.tokens_per_second} tokens/s, mode Manual for now")
+    letters = show.letters
+    if show.subject.model_directory is None:  # the echo engine sees no pictures
+        letters = [replace(letter, has_picture=False) for letter in letters]
+    player = Player(SERVICE_URL, cluster.proxy_url, letters, show.options.seed)
+    recording = asyncio.run(_play(show, cluster, programs, player))
     show.say(cluster.kubectl("get", "dsd", NAME).rstrip())
     return player, recording
 
 
-def _past(show: Show, port: int) -> tuple[Past, int]:
-    """The past up to the stretch and through it, for however long Ray takes; and the port its exporter will have."""
-    chosen = show.stage
-    past = Past(
-        application=APPLICATION,
-        rates=np.concatenate((chosen.history, chosen.play)),
-        step_seconds=chosen.step_seconds,
-        begins_at=time.time() + EXPECTED_READY_SECONDS - len(chosen.history) * chosen.step_seconds,
-        image_share=IMAGE_SHARE,
-        seed=show.options.seed,
-        scrape_labels={"instance": f"127.0.0.1:{port}", "job": "programs"},
-    )
-    return past, port
-
-
-async def _play(show: Show, cluster: LocalCluster, programs: Programs, player: Player, exporter: Exporter) -> Recording:
-    """Wait for the first answer, play from there to the end of the stretch while looking at it, then wait until nodes were given back."""
+async def _play(show: Show, cluster: LocalCluster, programs: Programs, player: Player) -> Recording:
+    """Wait for the first answer, write the past up to that moment, play on from there while looking at it, and see nodes given back."""
     seconds = await _first_answer(player, programs)
     show.say(f"answering  {show.since_command()}: the first request was answered in {seconds:.2f} s")
-    past, step_seconds = exporter.past, show.stage.step_seconds
-    step = max(0, int((time.time() - past.begins_at) / step_seconds))
-    rates = show.stage.known_rates[step:]
-    began_at = time.monotonic() - time.time() + past.begins_at + step * step_seconds
-    exporter.end()
-    ahead = (len(show.stage.history) - step) * step_seconds
-    where = (
-        f"{ahead:.0f} s before the stretch begins"
-        if ahead >= 0
-        else f"{-ahead:.0f} s into the stretch: it took longer to start than allowed for"
-    )
-    show.say(f"playing    {len(rates) * step_seconds:.0f} s of real requests, from {where}")
+    step_seconds = show.stage.step_seconds
+    cut = max(0, len(show.stage.history) - round(PRELUDE_SECONDS / step_seconds))
+    rates = show.stage.known_rates[cut:]
+    cut_at = time.time() + TO_WRITE_SECONDS
+    began_at = time.monotonic() + TO_WRITE_SECONDS
+    requests = await asyncio.to_thread(_write_past, show, cluster, cut, cut_at)
+    programs.start_forecaster(show.out / "forecaster", show.stage.season_seconds, cut * step_seconds + show.window_seconds)
+    await asyncio.to_thread(cluster.apply, show.out / "demo.yaml")
+    show.say(f"history    {show.since_command()}: {requests} requests of the days before are in Prometheus; {NAME} is in mode Predictive")
+    show.say(f"playing    {len(rates) * step_seconds:.0f} s of real requests; the stretch begins after {PRELUDE_SECONDS:g} s")
 
     recording = Recording()
     player.began_at = began_at
@@ -194,6 +182,25 @@ async def _play(show: Show, cluster: LocalCluster, programs: Programs, player: P
                 task.cancel()
             await asyncio.gather(playing, watching, return_exceptions=True)
     return recording
+
+
+def _write_past(show: Show, cluster: LocalCluster, steps: int, ends_at: float) -> int:
+    """Put the first `steps` of the history into Prometheus, the last one at `ends_at` (Unix seconds); gives the requests in it."""
+    chosen, path = show.stage, show.out / "history.om"
+    rates = chosen.history[:steps]
+    requests = write_history(path, APPLICATION, rates, chosen.step_seconds, ends_at, IMAGE_SHARE, show.options.seed)
+    prometheus.backfill(cluster.binary("promtool"), path, cluster.directory / "prometheus")
+    cluster.restart("prometheus")  # it takes up new blocks when it starts
+    cluster.wait("Prometheus answers again", lambda: _answers(f"{cluster.prometheus_url}/-/ready"), timeout_seconds=30)
+    return requests
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 - the address is ours
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 async def _first_answer(player: Player, programs: Programs) -> float:

@@ -32,13 +32,17 @@ class Subject:
     horizon_seconds: int
     mode: api.Mode = "Predictive"
 
-    def manifest(self) -> dict[str, Any]:
-        """The object as it is applied."""
+    def manifest(self, running: int | None = None) -> dict[str, Any]:
+        """The object as it is applied; with `running` in mode Manual with that many nodes, as it was before the play."""
+        spec = self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        if running is not None:
+            spec["nodes"]["count"] = running
+            spec["scaling"]["mode"] = "Manual"
         return {
             "apiVersion": api.API_VERSION,
             "kind": api.KIND,
             "metadata": {"name": NAME, "namespace": NAMESPACE},
-            "spec": self.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            "spec": spec,
         }
 
     @property

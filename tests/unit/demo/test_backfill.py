@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from deepseek_demo.backfill import Exporter, Past, whole_requests, write_history
+from deepseek_demo.backfill import whole_requests, write_history
 from deepseek_serving.metric_names import REQUESTS_OFFERED
 
 SERIES = f'{REQUESTS_OFFERED.exported}{{application="default.chat"'
@@ -40,36 +39,32 @@ def test_whole_requests_never_stray_from_the_rate_by_one_or_more(rates: list[flo
     assert np.abs(np.cumsum(counts) - np.cumsum(rates) * step).max() < 1.0 + 1e-6
 
 
-def past(rates: list[float], step: float = 1.0, begins_at: float = 0.0, image_share: float = 0.5, seed: int = 1) -> Past:
-    return Past("default.chat", np.array(rates), step, begins_at, image_share, seed, {"instance": "127.0.0.1:1", "job": "programs"})
-
-
-def test_the_counters_rise_by_the_rate_and_stop_at_the_given_instant(tmp_path: Path) -> None:
+def test_the_counters_end_at_the_given_instant_and_rise_by_the_rate(tmp_path: Path) -> None:
     path = tmp_path / "history.om"
-    written = write_history(path, past([2.0, 4.0, 6.0, 100.0], step=2.0, begins_at=1000.0, image_share=0.8), until=1006.5)
+    written = write_history(path, "default.chat", np.array([2.0, 4.0, 6.0]), 2.0, ends_at=1000.0, image_share=0.8, seed=1)
     assert written == 24  # (2 + 4 + 6) req/s × 2 s
     images, texts = samples(path, "image"), samples(path, "text")
-    assert [time for time, _ in images] == [1002.0, 1004.0, 1006.0]
+    assert [time for time, _ in images] == [996.0, 998.0, 1000.0]
     assert [image + text for (_, image), (_, text) in zip(images, texts, strict=True)] == [4, 12, 24]
     assert 0 < texts[-1][1] < images[-1][1]
 
 
 def test_an_unknown_step_has_no_sample_and_the_counter_goes_on_after_it(tmp_path: Path) -> None:
     path = tmp_path / "history.om"
-    write_history(path, past([3.0, math.nan, 3.0], begins_at=7.0, image_share=1.0), until=10.0)
+    write_history(path, "default.chat", np.array([3.0, math.nan, 3.0]), 1.0, ends_at=10.0, image_share=1.0, seed=1)
     assert samples(path, "image") == [(8.0, 3.0), (10.0, 6.0)]
 
 
 def test_the_same_seed_writes_the_same_file(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_history(tmp_path / name, past([5.0] * 100, seed=seed), until=100.0)
+        write_history(tmp_path / name, "default.chat", np.full(100, 5.0), 1.0, ends_at=1e9, image_share=0.5, seed=seed)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
 
 def test_every_sample_carries_the_application_the_demand_query_asks_for(tmp_path: Path) -> None:
     path = tmp_path / "history.om"
-    write_history(path, past([1.0] * 3), until=3.0)
+    write_history(path, "default.chat", np.ones(3), 1.0, ends_at=10.0, image_share=0.5, seed=1)
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(REQUESTS_OFFERED.exported)]
     assert len(lines) == 6
     assert all(line.startswith(SERIES) for line in lines)
@@ -79,25 +74,6 @@ def test_every_sample_carries_the_application_the_demand_query_asks_for(tmp_path
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_share_of_nothing_or_all_leaves_one_kind_at_zero(tmp_path: Path, share: float) -> None:
     path = tmp_path / "history.om"
-    write_history(path, past([2.0] * 10, image_share=share), until=10.0)
+    write_history(path, "default.chat", np.full(10, 2.0), 1.0, ends_at=10.0, image_share=share, seed=1)
     totals = {kind: samples(path, kind)[-1][1] for kind in ("image", "text")}
     assert totals == {"image": 20 * share, "text": 20 * (1 - share)}
-
-
-def test_the_exporter_goes_on_where_the_file_ended_with_the_labels_a_scrape_completes(tmp_path: Path) -> None:
-    whole = past([2.0] * 10, begins_at=100.0)
-    write_history(tmp_path / "history.om", whole, until=105.0)
-    last = {kind: samples(tmp_path / "history.om", kind)[-1][1] for kind in ("image", "text")}
-    with Exporter(whole, 0) as exporter, urllib.request.urlopen(f"http://{exporter.target}/metrics", timeout=5) as response:
-        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        assert len(response.read().decode().splitlines()) == 3
-        now = exporter.text(105.4)
-        for kind in ("image", "text"):
-            line = next(line for line in now.splitlines() if f'kind="{kind}"' in line)
-            assert float(line.split()[-1]) == last[kind]
-            assert "instance" not in line
-            assert line.split("}")[0].replace(",kind", ',instance="127.0.0.1:1",job="programs",kind') in (tmp_path / "history.om").read_text()
-        later = sum(float(line.split()[-1]) for line in exporter.text(108.0).splitlines() if REQUESTS_OFFERED.exported in line)
-        assert later == 16  # 8 s × 2 req/s
-        exporter.end()
-        assert exporter.text(109.0) == ""
