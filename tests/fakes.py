@@ -255,13 +255,13 @@ class FakeKubeRay:
         self._numbers = iter(range(1, 100_000))
 
     def step(self) -> None:
-        for body in self.cluster.bodies("services"):
+        for body in list(self.cluster.store["services"].values()):
             self._service(body)
-        for body in self.cluster.bodies("clusters"):
+        for body in list(self.cluster.store["clusters"].values()):
             self._pods(body)
 
     def _service(self, service: Body) -> None:
-        metadata, status = service["metadata"], service.setdefault("status", {})
+        metadata, status = service["metadata"], copy.deepcopy(service.get("status") or {})
         active = (status.get("activeServiceStatus") or {}).get("rayClusterName")
         pending = (status.get("pendingServiceStatus") or {}).get("rayClusterName")
         if not active and not pending:
@@ -276,7 +276,7 @@ class FakeKubeRay:
             status["activeServiceStatus"], status["pendingServiceStatus"] = {"rayClusterName": pending}, {}
         else:
             return
-        self.cluster.put("services", service)
+        self.cluster.put("services", copy.deepcopy(service) | {"status": status})
 
     def _pods(self, cluster: Body) -> None:
         namespace, name = cluster["metadata"]["namespace"], cluster["metadata"]["name"]
@@ -329,8 +329,8 @@ class FakeKubeRay:
         return {"name": name, "namespace": parent["namespace"], "labels": dict(parent.get("labels") or {}), "ownerReferences": [owner]}
 
     def _of(self, namespace: str, cluster: str) -> list[Body]:
-        pods = [b for b in self.cluster.bodies("pods") if b["metadata"]["namespace"] == namespace]
-        return [pod for pod in pods if pod["metadata"]["labels"].get("ray.io/cluster") == cluster]
+        found = [b["metadata"] for b in self.cluster.store["pods"].values() if b["metadata"]["labels"].get("ray.io/cluster") == cluster]
+        return [copy.deepcopy(self.cluster.get("pods", m["name"], namespace)) for m in found if m["namespace"] == namespace]
 
     @staticmethod
     def _created(pod: Body) -> float:

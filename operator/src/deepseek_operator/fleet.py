@@ -124,6 +124,7 @@ class Tracked:
     ledger: Ledger | None = None
     cold_start: ColdStart = field(default_factory=ColdStart)
     learned_capacity: float | None = None
+    """Requests per second of one node."""
     decision: Decision | None = None
     serve: ServeView | None = None
     serve_read_at: float = -1e18
@@ -150,6 +151,8 @@ class Tracked:
             tracked.desired = status.nodes.desired or None
         if status.capacity and status.capacity.source == "Learned":
             tracked.learned_capacity = quantity_value(status.capacity.requests_per_second_per_node)
+        if status.cold_start:
+            tracked.cold_start = ColdStart.known(status.cold_start.p90_seconds, status.cold_start.samples)
         if status.last_scale_at:
             tracked.memory = Memory(scaled_at=now + min(0.0, instant(status.last_scale_at) - wall))
         if status.ledger:

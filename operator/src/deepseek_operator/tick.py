@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from deepseek_forecaster.types import MAX_STEPS
 from deepseek_forecaster.wire import ForecastRequest
 from deepseek_operator.actuate import actuate
 from deepseek_operator.core import coldstart
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 SERVE_REFRESH_SECONDS = 30
 """Ray Serve is asked this often while nothing is under way: it forgets outside counts when its head is lost, and says so only there."""
+
+LONGEST_HORIZON_SECONDS = 86_400
+"""A node that waited longer than a day for a machine says nothing about the next one, and a forecast has only so many steps."""
 
 WRITERS = 32
 """Objects acted on at once."""
@@ -131,6 +135,7 @@ class Tick:
             # First sight since the process began: never start below what runs, and count it as recommended now.
             tracked.desired = max(tracked.desired or 0, observed.nodes or 0) or wanted.policy.min_nodes
             tracked.memory = Memory.begin(now, tracked.desired, tracked.memory.scaled_at)
+            tracked.cold_start = tracked.cold_start.passing_over(observed.pods)
         tracked.cold_start = tracked.cold_start.seen(observed.pods)
         return Verdict(wanted, tracked, compiled, observed)
 
@@ -164,10 +169,11 @@ class Tick:
             ready = sum(pod.ready for pod in v.observed.pods) * v.wanted.spec.nodes.replicas_per_node
             v.demand = Demand(reading.demand, complete=reading.reporting is not None and reading.reporting >= ready)
         v.capacity = capacity_in_spec(v.wanted.spec)
-        if reading is not None:
-            v.tracked.learned_capacity = learned(v.tracked.learned_capacity, reading.replica_capacity)
-        if v.capacity is None and v.tracked.learned_capacity is not None:
-            v.capacity = v.tracked.learned_capacity * v.wanted.spec.nodes.replicas_per_node
+        if reading is not None and reading.replica_capacity is not None:
+            node_capacity = reading.replica_capacity * v.wanted.spec.nodes.replicas_per_node
+            v.tracked.learned_capacity = learned(v.tracked.learned_capacity, node_capacity)
+        if v.capacity is None:
+            v.capacity = v.tracked.learned_capacity
 
     # ----------------------------------------------------------------------------------------------------- what is foreseen
 
@@ -183,7 +189,8 @@ class Tick:
 
     def _horizon(self, v: Verdict) -> float:
         asked_for = v.wanted.spec.scaling.forecast.horizon_seconds
-        return coldstart.horizon(asked_for, v.tracked.cold_start.p90(), self.settings.tick_seconds)
+        needed = coldstart.horizon(asked_for, v.tracked.cold_start.p90(), self.settings.tick_seconds)
+        return min(needed, LONGEST_HORIZON_SECONDS, MAX_STEPS * self.settings.step_seconds)
 
     def _forecast_request(self, v: Verdict) -> ForecastRequest:
         query = v.wanted.spec.scaling.demand.query or metric_names.demand_query(v.wanted.application, self.settings.demand_window_seconds)

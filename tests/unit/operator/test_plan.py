@@ -42,7 +42,7 @@ def seen(nodes: int, *, mirrored: int | None = None, pods: str = "", replicas: s
     if target != UNSEEN:
         serve = ServeView(len(hosting) if target is None else target, hosting, len(hosting), frozenset((proxies or replicas).split()))
     service = ServiceView("1", nodes if mirrored is None else mirrored, other.get("differs_at", ""), "c")
-    return Observed(service, ClusterView("c", "7", nodes, autoscaler_on=other.get("autoscaler_on", False)), views, serve)
+    return Observed(service, ClusterView("c", "7", nodes, tuple(other.get("named", "").split()), other.get("autoscaler_on", False)), views, serve)
 
 
 NO_CLUSTER = Observed(ServiceView("1", 3))
@@ -168,6 +168,22 @@ CASES: dict[str, tuple[int, int, Observed, tuple[Any, ...], str]] = {
         (SetNodes(2, ("c",)), MirrorNodes(2)),
         "1 nodes to close their connections",
     ),
+    # -------------------------------------------------------------------------------------- named, and KubeRay has not acted yet
+    "c is named and still there, 3 wanted again: a node is asked for, no replica that could land on c": (
+        3,
+        1,
+        seen(2, pods="a b c", replicas="a b", named="c"),
+        (MirrorNodes(3), SetNodes(3, (), ("c",))),
+        "KubeRay to take the released nodes",
+    ),
+    "c is named and still there, and b goes too: both named": (
+        1,
+        1,
+        seen(2, pods="a b c", replicas="a", named="c"),
+        (SetNodes(1, ("b",), ("c",)), MirrorNodes(1)),
+        "",
+    ),
+    "c was named and is gone: nobody is named any more": (3, 1, seen(2, pods="a b", replicas="a b", named="c"), (MirrorNodes(3), SetNodes(3), SetReplicas(3)), ""),
     # --------------------------------------------------------------------------------------------------------------- others
     "Ray's own autoscaler is on: it is not fought": (1, 1, seen(3, pods="a b c", replicas="a", autoscaler_on=True), (), ""),
     "Ray's own autoscaler is on: nor outbid": (9, 1, seen(3, pods="a b c", replicas="a b c", autoscaler_on=True), (), ""),

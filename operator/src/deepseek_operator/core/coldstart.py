@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepseek_operator.core.plan import PodView
 
@@ -17,10 +17,21 @@ class ColdStart:
     """Starts seen, as (pod name, seconds), oldest first."""
 
     starts: tuple[tuple[str, float], ...] = ()
+    passed_over: frozenset[str] = frozenset()
+
+    @classmethod
+    def known(cls, p90: float, samples: int) -> ColdStart:
+        """Starts that an earlier process measured, of which only this is left."""
+        return cls(tuple((f"earlier {number}", p90) for number in range(min(samples, SAMPLES_KEPT))))
+
+    def passing_over(self, pods: Iterable[PodView]) -> ColdStart:
+        """Without the pods that were there before this process: of them the last readiness is known, not the first, and a node of last week that
+        lost its replica for a minute would count as a start of a week."""
+        return replace(self, passed_over=frozenset(pod.name for pod in pods))
 
     def seen(self, pods: Iterable[PodView]) -> ColdStart:
         """With the pods that became ready since: a pod counts once, by its first readiness."""
-        known = {name for name, _ in self.starts}
+        known = {name for name, _ in self.starts} | self.passed_over
         fresh = sorted(
             (pod.ready_at, pod.name, pod.ready_at - pod.created_at)
             for pod in pods
@@ -28,7 +39,7 @@ class ColdStart:
         )
         if not fresh:
             return self
-        return ColdStart((*self.starts, *((name, seconds) for _, name, seconds in fresh))[-SAMPLES_KEPT:])
+        return replace(self, starts=(*self.starts, *((name, seconds) for _, name, seconds in fresh))[-SAMPLES_KEPT:])
 
     def p90(self) -> float | None:
         """90th percentile in seconds (nearest rank), None before the first start: of 10 starts the second-slowest."""

@@ -136,33 +136,38 @@ def plan(desired: int, replicas_per_node: int, seen: Observed) -> Plan:
         return Plan(tuple(actions), "KubeRay to start the cluster")
     if cluster.autoscaler_on:
         return Plan(tuple(actions))  # another writer owns the count; said in a condition, not fought
-    if desired >= cluster.nodes:
-        return Plan(tuple(actions + _up(desired, replicas_per_node, seen, cluster)))
-    releases, waiting_for = _down(desired, replicas_per_node, seen, cluster)
-    return Plan(tuple(actions + releases), waiting_for)
+    step = _up if desired >= cluster.nodes else _down
+    writes, waiting_for = step(desired, replicas_per_node, seen, cluster)
+    return Plan(tuple(actions + writes), waiting_for)
 
 
-def _up(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterView) -> list[Action]:
+def _up(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterView) -> tuple[list[Action], str]:
     assert seen.service is not None
     actions: list[Action] = []
     if seen.service.mirrored_nodes != desired:
         actions.append(MirrorNodes(desired))
     if cluster.nodes != desired:
-        actions.append(SetNodes(desired, leaving=_leaving(seen)))
-    if seen.serve is not None and seen.serve.target != desired * replicas_per_node:
-        actions.append(SetReplicas(desired * replicas_per_node))
-    return actions
+        actions.append(SetNodes(desired, leaving=_leaving(seen, cluster)))
+    replicas = desired * replicas_per_node
+    if seen.serve is not None and seen.serve.target != replicas:
+        if seen.serve.target < replicas and _doomed(seen, cluster):
+            return actions, "KubeRay to take the released nodes"
+        actions.append(SetReplicas(replicas))
+    return actions, ""
 
 
 def _down(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterView) -> tuple[list[Action], str]:
     serve, replicas = seen.serve, desired * replicas_per_node
     if serve is None:
         return [], "Ray Serve to say which nodes are empty"
+    if serve.target < replicas and _doomed(seen, cluster):
+        return [], "KubeRay to take the released nodes"
     if serve.target != replicas:
         return [SetReplicas(replicas)], f"Ray Serve to go down to {replicas} replicas"
     if len(serve.replica_pods) > replicas:
         return [], f"{len(serve.replica_pods) - replicas} replicas to finish their requests"
-    pods = [pod for pod in seen.pods if not pod.deleting]
+    leaving = _leaving(seen, cluster)
+    pods = [pod for pod in seen.pods if pod.name not in leaving]
     surplus = len(pods) - desired
     hosting = set(serve.replica_pods)
     empty = [pod for pod in pods if pod.name not in hosting and pod.name not in serve.proxy_pods]
@@ -172,12 +177,18 @@ def _down(desired: int, replicas_per_node: int, seen: Observed, cluster: Cluster
     if nodes >= cluster.nodes:
         return [], f"{surplus} nodes to close their connections"
     waiting_for = "" if nodes == desired else f"{nodes - desired} nodes to close their connections"
-    actions: list[Action] = [SetNodes(nodes, release, _leaving(seen))]
+    actions: list[Action] = [SetNodes(nodes, release, leaving)]
     assert seen.service is not None
     if seen.service.mirrored_nodes != nodes:
         actions.append(MirrorNodes(nodes))
     return actions, waiting_for
 
 
-def _leaving(seen: Observed) -> tuple[str, ...]:
-    return tuple(sorted(pod.name for pod in seen.pods if pod.deleting))
+def _leaving(seen: Observed, cluster: ClusterView) -> tuple[str, ...]:
+    """Pods that go or were told to go: KubeRay takes what is named, whatever the count."""
+    return tuple(sorted(pod.name for pod in seen.pods if pod.deleting or pod.name in cluster.workers_to_delete))
+
+
+def _doomed(seen: Observed, cluster: ClusterView) -> bool:
+    """Whether a pod that is named to go still looks alive to Ray Serve, which would put a new replica there."""
+    return any(pod.name in cluster.workers_to_delete and not pod.deleting for pod in seen.pods)

@@ -7,10 +7,12 @@ count that was set from outside (so it is rewritten only when the application it
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -32,6 +34,9 @@ OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
 DRAIN_SLACK_SECONDS = 30
 """A replica gets gracefulShutdownSeconds; Ray's drain of the node must outlast it, and the pod's grace the drain, else SIGKILL cuts in."""
+
+TEXTS_KEPT = 32_768
+"""Serve configs whose yaml is remembered: they change seldom, and reading and writing yaml would be nine tenths of a tick's work."""
 
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -83,7 +88,7 @@ def compile_service(
             # The only time an upgrade gives the old cluster to finish what it has.
             "rayClusterDeletionDelaySeconds": max(60, grace),
             "excludeHeadPodFromServeSvc": False,
-            "serveConfigV2": yaml.safe_dump(_serve_config(namespace, name, spec, nodes), sort_keys=False),
+            "serveConfigV2": _as_yaml(json.dumps(_serve_config(namespace, name, spec, nodes))),
             "rayClusterConfig": {
                 "rayVersion": spec.serving.ray_version,
                 "enableInTreeAutoscaling": False,  # one writer per lever: this operator owns the counts
@@ -295,7 +300,7 @@ def difference(wanted: Any, live: Any, path: str = "spec") -> str:
     """Path of the first place where `live` lacks something of `wanted` other than the counts; empty when it has it all. Fields that others
     added (defaults of the API server, say) do not count, entries of a list do."""
     if path.endswith(".serveConfigV2"):
-        return "" if _without_count(wanted) == _without_count(live) else path
+        return "" if wanted == live or _without_count(wanted) == _without_count(live) else path
     if isinstance(wanted, Mapping):
         if not isinstance(live, Mapping):
             return path
@@ -313,6 +318,12 @@ def difference(wanted: Any, live: Any, path: str = "spec") -> str:
     return "" if wanted == live or str(wanted) == str(live) else path  # a quantity may be 1 here and "1" there
 
 
+@lru_cache(maxsize=TEXTS_KEPT)
+def _as_yaml(config: str) -> str:
+    return yaml.safe_dump(json.loads(config), sort_keys=False)
+
+
+@lru_cache(maxsize=TEXTS_KEPT)
 def _without_count(config: Any) -> Any:
     parsed = yaml.safe_load(config) if isinstance(config, str) else None
     for application in (parsed or {}).get("applications") or []:
