@@ -28,7 +28,7 @@ from deepseek_localcluster.build import ensure
 from deepseek_serving import metric_names
 from deepseek_serving.shapes import QUESTION, draw
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 APPLICATION = "default.chat"
 
@@ -285,7 +285,7 @@ def test_health_and_unknown_routes_pass_through_serve(echo: Running) -> None:
 @pytest.fixture(scope="module")
 def tiny_model() -> Path:
     folder = Path(__file__).parents[2] / "build" / "tiny-model"
-    subprocess.run([sys.executable, "-m", "deepseek_serving.cli", "tiny-model", "--out", str(folder)], check=True, timeout=400)
+    subprocess.run([sys.executable, "-m", "deepseek_serving.cli", "tiny-model", "--out", str(folder)], check=True, timeout=1500)
     return folder
 
 

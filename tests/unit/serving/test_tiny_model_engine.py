@@ -21,13 +21,13 @@ from deepseek_serving.engine import Delta, EngineError, Generation, LoadError, M
 from deepseek_serving.settings import ServingSettings
 from deepseek_serving.shapes import NO_PICTURE, QUESTION, Drawn, draw
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     folder = Path(__file__).parents[3] / "build" / "tiny-model"
-    subprocess.run([sys.executable, "-m", "deepseek_serving.cli", "tiny-model", "--out", str(folder)], check=True, timeout=500)
+    subprocess.run([sys.executable, "-m", "deepseek_serving.cli", "tiny-model", "--out", str(folder)], check=True, timeout=1500)
     return folder
 
 

@@ -47,7 +47,7 @@ class Recipe:
     init: float = 0.06
     learning_rate: float = 1.2e-3
     warmup_steps: int = 40
-    steps: int = 1000
+    steps: int = 800
     batch: int = 40
     hard_share: float = 0.6
     text_only_every: int = 12
