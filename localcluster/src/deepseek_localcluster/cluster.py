@@ -306,7 +306,7 @@ class LocalCluster(Cluster):
         self._free_offsets = iter(range(FIRST_FREE, 100))
         self._launched: dict[str, tuple[list[str], dict[str, str], float]] = {}
         self._killed: set[str] = set()
-        remove = [self._ray_directory] if self._keep else [self.directory, self._ray_directory]
+        remove = [] if self._keep else [self.directory, self._ray_directory]
         self._supervision = Supervision(self.directory / "logs", remove, [self._ports.claim.fileno()], self.directory)
         self._ports.release()  # the supervisor holds the claim now
         self.token = secrets.token_hex(16)
