@@ -69,9 +69,12 @@ class Watched:
         """The series' samples; at the first call its files are opened and its fits taken on. Background work: hold `working`."""
         if self.samples is None:
             self.samples = SampleFile(self.directory, round(history_seconds / self.request.step_seconds))
+            # the quick experts answer while the libraries of the fitted ones are still being loaded
+            self.observe()
             for name in TRAINABLE:
                 self.adopt(name)
-            self.observe()
+            if self.fits:
+                self.observe()
         return self.samples
 
     def observe(self) -> None:

@@ -108,7 +108,7 @@ async def test_while_a_model_is_fitted_answers_come_at_once_and_then_carry_it_al
         assert child is not None
     assert child.returncode is not None, "the training process ends with the service"
     async with serving(settings(prometheus, tmp_path), "127.0.0.1", 0) as (service, port):
-        assert "arima" in (await until(port, bool, "a", within=20))["a"].models
+        await until(port, lambda found: "a" in found and "arima" in found["a"].models, "a")
         assert service.trainer.fits["arima"] == 0
 
 
