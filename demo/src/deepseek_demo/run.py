@@ -40,6 +40,9 @@ PRELUDE_SECONDS = 45.0
 TO_WRITE_SECONDS = 4.0
 """From the first answer to the first request of the play: the past is written in the meantime, and Prometheus takes it up."""
 
+METRICS_LAG_SECONDS = 2.0
+"""A replica's count is seen this much later (Ray exports every second, Prometheus scrapes every second); the past is written as late."""
+
 WINDOW_STEPS = 5
 MOST_TAIL_SECONDS = 20.0
 
@@ -160,7 +163,7 @@ async def _play(show: Show, cluster: LocalCluster, programs: Programs, player: P
     rates = show.stage.known_rates[cut:]
     cut_at = time.time() + TO_WRITE_SECONDS
     began_at = time.monotonic() + TO_WRITE_SECONDS
-    requests = await asyncio.to_thread(_write_past, show, cluster, cut, cut_at)
+    requests = await asyncio.to_thread(_write_past, show, cluster, cut, cut_at + METRICS_LAG_SECONDS)
     programs.start_forecaster(show.out / "forecaster", show.stage.season_seconds, cut * step_seconds + show.window_seconds)
     await asyncio.to_thread(cluster.apply, show.out / "demo.yaml")
     show.say(f"history    {show.since_command()}: {requests} requests of the days before are in Prometheus; {NAME} is in mode Predictive")
