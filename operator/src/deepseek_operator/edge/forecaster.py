@@ -65,9 +65,12 @@ class Forecaster:
         try:
             body = write(ForecastBatchRequest(now=now, requests=tuple(requests[:MAX_REQUESTS])))
             async with self._session.post(self._url, data=body, headers={"Content-Type": "application/json"}) as response:
-                answer = await response.content.read(MAX_BODY_BYTES + 1)
-                while not response.content.at_eof() and len(answer) <= MAX_BODY_BYTES:
-                    answer += await response.content.read(MAX_BODY_BYTES + 1 - len(answer))
+                received = bytearray()
+                async for part in response.content.iter_any():
+                    received += part
+                    if len(received) > MAX_BODY_BYTES:
+                        break
+                answer = bytes(received)
                 if response.status != 200:
                     return Forecasts(problem=f"the forecaster answered {response.status}: {answer[:200].decode(errors='replace')}")
             batch = read_response(answer)
