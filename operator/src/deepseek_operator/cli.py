@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run the operator", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     run.set_defaults(command=_run)
-    _flag(run, "--namespace", help="namespace to serve; may be given more than once, or separated by commas", action="append", default=None)
+    _flag(run, "--namespace", help="namespace to serve; may be given more than once, or separated by commas", action=_Several, default=None)
     _flag(run, "--all-namespaces", help="serve every namespace (the default without --namespace)", action="store_true")
     _flag(run, "--prometheus", help="URL of the Prometheus that scrapes the Ray pods", default="http://prometheus.monitoring.svc:9090")
     _flag(run, "--forecaster", help="URL of the forecaster; without it the operator follows the present demand", default="")
@@ -58,8 +58,9 @@ def parser() -> argparse.ArgumentParser:
     _flag(run, "--ray-metrics-interval-seconds", help="how often the Ray pods export their metrics", type=_seconds, default=10.0)
     _flag(run, "--metrics-listen", help="address of /metrics", type=_address, default="0.0.0.0:9090")
     _flag(run, "--health-listen", help="address of /healthz and /readyz", type=_address, default="0.0.0.0:8080")
-    _flag(run, "--log-format", help="how the log is written", choices=("text", "json"), default="text")
-    _flag(run, "--log-level", help="least level that is logged", choices=("debug", "info", "warning", "error"), default="info")
+    _flag(run, "--log-format", help="how the log is written: text or json", type=_one_of("text", "json"), default="text")
+    levels = _one_of("debug", "info", "warning", "error")
+    _flag(run, "--log-level", help="least level that is logged: debug, info, warning or error", type=levels, default="info")
 
     explain = commands.add_parser("explain", help="say why an object runs as many nodes as it does")
     explain.set_defaults(command=_explain)
@@ -93,9 +94,29 @@ def _flag(to: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:
         if kwargs.get("action") == "store_true":
             kwargs["default"] = given.lower() in ("1", "true", "yes")
         else:
-            kwargs["default"] = [given] if kwargs.get("action") == "append" else given
+            kwargs["default"] = [given] if kwargs.get("action") is _Several else given
     kwargs["help"] = f"{kwargs['help']} [{variable}]"
     to.add_argument(name, **kwargs)
+
+
+class _Several(argparse.Action):
+    """A flag that may be given more than once; its variable counts only where the flag is absent."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        """One more."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), values])
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    """A type rather than `choices`, which argparse does not hold a variable's value to."""
+
+    def check(text: str) -> str:
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(allowed)}, was {text!r}")
+        return text
+
+    return check
 
 
 def _seconds(text: str) -> float:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from deepseek_operator.api.v1alpha1 import DeepSeekDeployment, DeepSeekDeploymentStatus
+from pydantic import ValidationError
+
+from deepseek_operator.api.v1alpha1 import DeepSeekDeploymentSpec, DeepSeekDeploymentStatus
+from deepseek_operator.fleet import key_of, parse
 
 
 def one_line(body: Mapping[str, Any]) -> str:
     """The last decision in one line."""
     status = _status(body)
     name = body["metadata"]["name"]
+    if isinstance(status, str):
+        return f"{name}: {status}"
     if status is None or status.decision is None or status.nodes is None:
         return f"{name}: nothing decided yet; is the operator running and watching namespace {body['metadata']['namespace']}?"
     decision = status.decision
@@ -22,15 +27,13 @@ def in_full(body: Mapping[str, Any]) -> Iterator[str]:
     """The last decision and all it stood on, line by line."""
     yield one_line(body)
     status = _status(body)
-    if status is None:
+    if status is None or isinstance(status, str):
         return
-    spec = DeepSeekDeployment.model_validate({"spec": body["spec"]}).spec
-    scaling = spec.scaling
-    yield (
-        f"  mode         {scaling.mode}: add above {scaling.scale_up_percent} %, release below {scaling.scale_down_percent} %, "
-        f"{scaling.between_thresholds.lower()} in between"
-    )
-    yield f"  bounds       {spec.nodes.min} to {spec.nodes.max} nodes"
+    wanted = parse(key_of(body), dict(body))
+    if isinstance(wanted, str):
+        yield f"  spec         not valid: {wanted}"
+    else:
+        yield from _policy(wanted.spec)
     yield f"  demand       {status.demand.requests_per_second + ' req/s' if status.demand else 'not known'}"
     if status.capacity:
         yield f"  capacity     {status.capacity.requests_per_second_per_node} req/s per node ({status.capacity.source.lower()})"
@@ -68,5 +71,19 @@ def in_full(body: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {condition.type:<17} {condition.status:<8}{condition.reason}{': ' + condition.message if condition.message else ''}"
 
 
-def _status(body: Mapping[str, Any]) -> DeepSeekDeploymentStatus | None:
-    return DeepSeekDeploymentStatus.model_validate(body["status"]) if body.get("status") else None
+def _policy(spec: DeepSeekDeploymentSpec) -> Iterator[str]:
+    scaling = spec.scaling
+    yield (
+        f"  mode         {scaling.mode}: add above {scaling.scale_up_percent} %, release below {scaling.scale_down_percent} %, "
+        f"{scaling.between_thresholds.lower()} in between"
+    )
+    yield f"  bounds       {spec.nodes.min} to {spec.nodes.max} nodes"
+
+
+def _status(body: Mapping[str, Any]) -> DeepSeekDeploymentStatus | str | None:
+    """The status; None before the first; a sentence when another version wrote it."""
+    try:
+        return DeepSeekDeploymentStatus.model_validate(body["status"]) if body.get("status") else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"the status cannot be read, another version may have written it: {'.'.join(map(str, first['loc']))}: {first['msg']}"
