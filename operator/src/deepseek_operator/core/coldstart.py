@@ -25,8 +25,8 @@ class ColdStart:
         return cls(tuple((f"earlier {number}", p90) for number in range(min(samples, SAMPLES_KEPT))))
 
     def passing_over(self, pods: Iterable[PodView]) -> ColdStart:
-        """Without the pods that were there before this process: of them the last readiness is known, not the first, and a node of last week that
-        lost its replica for a minute would count as a start of a week."""
+        """Without the pods that were there before this process: of them the last readiness is known, not the first, and a node of last week
+        that lost its replica for a minute would count as a start of a week."""
         return replace(self, passed_over=frozenset(pod.name for pod in pods))
 
     def seen(self, pods: Iterable[PodView]) -> ColdStart:

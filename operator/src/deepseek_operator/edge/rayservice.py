@@ -19,14 +19,14 @@ import yaml
 
 from deepseek_operator.api import v1alpha1 as api
 from deepseek_operator.core.plan import ClusterView, PodView, ServiceView
-from deepseek_serving.settings import DEPLOYMENT_NAME, IMPORT_PATH, LimitSettings, ModelSettings, ServingSettings
+from deepseek_serving.settings import DEPLOYMENT_NAME, IMPORT_PATH, PVC_MOUNT_ROOT, LimitSettings, ModelSettings, ServingSettings
+from deepseek_serving.settings import Engine as EngineName
 
 GROUP, VERSION = "ray.io", "v1"
 SERVICES, CLUSTERS = "rayservices", "rayclusters"
 WORKER_GROUP = "gpu"
 FIELD_MANAGER = "deepseek-operator"
 DEPLOYMENT_LABEL = f"{api.GROUP}/deployment"
-MODEL_MOUNT = "/models"
 SERVE_PORT = 8000
 
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
@@ -229,10 +229,10 @@ def _pod_template(name: str, spec: api.DeepSeekDeploymentSpec, options: CompileO
         pod["nodeSelector"] = dict(part.node_selector)
     if part.tolerations:
         pod["tolerations"] = [toleration.model_dump(by_alias=True, exclude_none=True) for toleration in part.tolerations]
-    if spec.model.source.startswith("pvc://") and not head:
-        claim = spec.model.source.removeprefix("pvc://").partition("/")[0]
+    claim = ModelSettings(source=spec.model.source, engine=EngineName(spec.model.engine)).pvc_claim
+    if claim and not head:
         pod["volumes"] = [{"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
-        container["volumeMounts"] = [{"name": "model", "mountPath": f"{MODEL_MOUNT}/{claim}", "readOnly": True}]
+        container["volumeMounts"] = [{"name": "model", "mountPath": f"{PVC_MOUNT_ROOT}/{claim}", "readOnly": True}]
     return {"metadata": {"labels": labels(name)}, "spec": pod}
 
 
