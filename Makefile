@@ -30,6 +30,7 @@ demo: setup ## Play a day's traffic against the whole system on this machine (TR
 
 .PHONY: test
 test: setup ## Run every test, on real parts (TESTS=tests/unit for the fast ones)
+	$(if $(filter tests,$(TESTS)),$(BIN)/deepseek-localcluster build)
 	$(BIN)/pytest $(TESTS) $(PYTEST)
 
 .PHONY: check
@@ -62,7 +63,7 @@ setup: $(VENV)/.synced ## Make the virtual environment (every other target does 
 
 $(VENV)/.synced: uv.lock pyproject.toml $(wildcard */pyproject.toml) | $(UV)
 	@echo "setting up the virtual environment (about 6 GB of packages on the first run)"
-	$(UV) sync --frozen --all-packages --all-extras
+	$(UV) sync --frozen --all-packages --all-extras --compile-bytecode
 	@touch $@
 
 $(UV):
