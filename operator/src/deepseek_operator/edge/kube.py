@@ -207,8 +207,7 @@ class Kube:
             return answer
         message = _api_message(data)
         text = f"{method} {path}: {response.status} {response.reason}: {message}"
-        # 422 is how the API server says that a JSON patch `test` failed
-        if response.status == 409 or (response.status == 422 and "test" in message):
+        if response.status == 409 or (response.status == 422 and not _names_fields(data)):
             raise StaleError(text, response.status)
         raise KubeError(text, response.status)
 
@@ -216,6 +215,15 @@ class Kube:
 def inside_a_cluster() -> bool:
     """Whether this process runs in a pod with a service account."""
     return SERVICE_ACCOUNT_TOKEN.exists()
+
+
+def _names_fields(data: bytes) -> bool:
+    """Whether a 422 is about the object: then it names the fields that are not valid. For a JSON patch whose `test` failed the API server says
+    only that it `rejected our request due to an error in our request`."""
+    try:
+        return bool((json.loads(data).get("details") or {}).get("causes"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _api_message(data: bytes) -> str:
