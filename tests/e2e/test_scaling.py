@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -96,17 +95,15 @@ def operator(cluster: LocalCluster) -> Iterator[Path]:
             print(log.read_text()[-8000:])
 
 
-def _ready_nodes(cluster: LocalCluster) -> tuple[int, int]:
-    """Nodes asked for and nodes that answer, as the status says."""
-    status = json.loads(cluster.kubectl("get", "dsd", "chat", "-o", "json")).get("status") or {}
-    nodes: dict[str, Any] = status.get("nodes") or {}
-    return nodes.get("desired", 0), nodes.get("ready", 0)
+def _nodes(cluster: LocalCluster) -> dict[str, int]:
+    """Nodes asked for, there, and answering, as the status says."""
+    return dict((json.loads(cluster.kubectl("get", "dsd", "chat", "-o", "json")).get("status") or {}).get("nodes") or {})
 
 
-async def _until(cluster: LocalCluster, what: str, nodes: int, seconds: float) -> None:
+async def _until(cluster: LocalCluster, nodes: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while (seen := await asyncio.to_thread(_ready_nodes, cluster)) != (nodes, nodes):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s; desired and ready are {seen}\n{cluster.kubectl('get', 'pods')}"
+    while (seen := await asyncio.to_thread(_nodes, cluster)) != {"desired": nodes, "current": nodes, "ready": nodes}:
+        assert time.monotonic() < deadline, f"not {nodes} nodes within {seconds:g} s but {seen}\n{cluster.kubectl('get', 'pods')}"
         await asyncio.sleep(1)
 
 
@@ -129,17 +126,17 @@ async def test_three_nodes_come_and_two_go_and_no_request_fails(cluster: LocalCl
     )
     del body["metadata"]["uid"]
     cluster.apply(json.dumps(body))
-    await _until(cluster, "the first node", 1, 180)
+    await _until(cluster, 1, 180)
     first = [name for name in cluster.kubectl("get", "pods", "-o", "name").split() if "worker" in name]
     traffic = Traffic(cluster.proxy_url)
     playing = asyncio.create_task(traffic.play())
     try:
         await asyncio.sleep(10)
         traffic.rate = 4.0
-        await _until(cluster, "three nodes", 3, 120)
+        await _until(cluster, 3, 120)
         await asyncio.sleep(10)
         traffic.rate = 1.0
-        await _until(cluster, "one node", 1, 180)
+        await _until(cluster, 1, 180)
         await asyncio.sleep(5)
     finally:
         playing.cancel()

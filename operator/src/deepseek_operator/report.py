@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
+from deepseek_operator.api.v1alpha1 import NodesStatus
 from deepseek_operator.conditions import aspects
 from deepseek_operator.core.status import Aspect, Picture, as_body, build, timestamp, worth_writing
 from deepseek_operator.core.types import Decision, capacity_in_spec
@@ -57,11 +58,16 @@ class Reporter:
         degraded = Aspect("Degraded", "True", "InvalidSpec", problem)
         before = tracked.status
         kept = tuple(Aspect(c.type, c.status, c.reason, c.message) for c in (before.conditions if before else []) if c.type != "Degraded")
+        nodes = (before and before.nodes) or NodesStatus()
         picture = Picture(
             now=now,
             generation=body["metadata"].get("generation", 0),
             aspects=(*kept, degraded),
             desired=tracked.desired or 0,
+            current=nodes.current,
+            ready=nodes.ready,
+            endpoint=before.endpoint if before else None,
+            selector=before.selector if before else None,
             decision=tracked.decision,
             ledger=tracked.ledger,
             scaled_at=tracked.memory.scaled_at,

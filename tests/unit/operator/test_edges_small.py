@@ -1,0 +1,204 @@
+"""What the watches tell, what Ray Serve answers, what the compiled service says, and the operator's own health."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from fakes import Answer, deployment, http_server
+
+from deepseek_operator.api.v1alpha1 import DeepSeekDeployment
+from deepseek_operator.core.plan import ServeView
+from deepseek_operator.edge import telemetry
+from deepseek_operator.edge.rayserve import RayServe, RayServeError, serve_view
+from deepseek_operator.edge.rayservice import CompileOptions, compile_service, difference, group_index, read_pod
+from deepseek_operator.fleet import Seen
+
+# ----------------------------------------------------------------------------------------------------------------- watches
+
+
+def pod(ready: str = "False", **metadata: Any) -> dict[str, Any]:
+    labels = {"inference.deepseek.dev/deployment": "chat"}
+    return {
+        "metadata": {"namespace": "default", "name": "p", "labels": labels, "creationTimestamp": "2026-09-21T14:00:00Z"} | metadata,
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": "2026-09-21T14:01:30Z"}]},
+    }
+
+
+def test_an_event_wakes_the_tick_only_when_it_matters() -> None:
+    """A pod that becomes ready does, a heartbeat does not; a deletion does once; an object's own status does not."""
+    seen = Seen()
+    assert seen.note("pods", "ADDED", pod())
+    assert not seen.note("pods", "MODIFIED", pod(resourceVersion="2"))
+    assert seen.note("pods", "MODIFIED", pod("True"))
+    assert seen.note("pods", "MODIFIED", pod("True", deletionTimestamp="2026-09-21T15:00:00Z"))
+    assert seen.note("pods", "DELETED", pod("True"))
+    assert not seen.note("pods", "DELETED", pod("True"))
+    body = deployment()
+    body["metadata"]["generation"] = 1
+    assert seen.note("objects", "ADDED", body)
+    assert not seen.note("objects", "MODIFIED", body | {"status": {"nodes": {"desired": 4}}})
+    assert seen.note("objects", "MODIFIED", {**body, "metadata": body["metadata"] | {"generation": 2}})
+
+
+def test_a_full_list_makes_good_what_a_watch_lost() -> None:
+    """What it lacks is gone, what is new is there."""
+    seen = Seen()
+    seen.note("objects", "ADDED", deployment("lost"))
+    seen.replace("objects", [deployment("found")])
+    assert list(seen.objects()) == [("default", "found")]
+
+
+def test_a_pod_read() -> None:
+    """Ready 90 s after its creation; one that failed or is being deleted goes."""
+    view = read_pod(pod("True"))
+    assert (view.ready, view.deleting, view.ready_at) == (True, False, view.created_at + 90)
+    assert read_pod(pod()).ready_at is None
+    assert read_pod(pod("True", deletionTimestamp="x")).deleting
+    assert not read_pod(pod("True", deletionTimestamp="x")).ready
+    assert read_pod(pod() | {"status": {"phase": "Failed"}}).deleting
+
+
+# --------------------------------------------------------------------------------------------------------------- Ray Serve
+
+
+def applications(**engine: Any) -> dict[str, Any]:
+    base = {"target_num_replicas": 2, "replicas": [{"node_instance_id": "a", "state": "RUNNING"}, {"node_instance_id": "b", "state": "STOPPING"}]}
+    return {
+        "applications": {"default.chat": {"deployments": {"Engine": base | engine}}},
+        "proxies": {"x": {"node_instance_id": "a"}, "y": {"node_instance_id": "head"}},
+    }
+
+
+def test_what_ray_serve_says() -> None:
+    """A stopping replica still holds its node, and does not count as running; a replica without a node is on none."""
+    assert serve_view(applications(), "default.chat") == ServeView(2, ("a", "b"), 1, frozenset({"a", "head"}))
+    view = serve_view(applications(replicas=[{"node_instance_id": None, "state": "STARTING"}]), "default.chat")
+    assert view is not None
+    assert (view.replica_pods, view.running) == (("",), 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"applications": {}}, applications(target_num_replicas=None), {"applications": {"default.other": {}}}],
+    ids=["nothing", "no application", "no target yet", "another application"],
+)
+def test_an_application_that_is_not_deployed_is_none(body: dict[str, Any]) -> None:
+    """Not an error: KubeRay has not put the config yet."""
+    assert serve_view(body, "default.chat") is None
+
+
+BAD = {
+    "503": (Answer("Serve is not running", 503), "answered 503: Serve is not running"),
+    "a page": (Answer("<html>"), "JSONDecodeError"),
+    "a list": (Answer("[]"), "something other than an object"),
+    "silence": (Answer("{}", after_seconds=20), "did not answer within 0.5 s"),
+}
+
+
+@pytest.mark.parametrize(("answer", "message"), BAD.values(), ids=BAD.keys())
+async def test_a_dashboard_that_fails_is_one_error_in_words(answer: Answer, message: str) -> None:
+    """Through the forward proxy, as where it is needed."""
+    with http_server(lambda *_: answer) as url:
+        serve = RayServe(url, timeout_seconds=0.5)
+        with pytest.raises(RayServeError, match=message):
+            await serve.read("default", "chat-1", "default.chat")
+        await serve.close()
+
+
+async def test_the_count_is_posted_to_the_right_dashboard() -> None:
+    """One POST to the cluster's head, of the one deployment there is."""
+    asked: list[tuple[str, str, Any]] = []
+
+    def say(method: str, path: str, body: bytes) -> Answer:
+        asked.append((method, path, json.loads(body)))
+        return Answer('{"message": "Scaling request received."}')
+
+    with http_server(say) as url:
+        serve = RayServe(url, cluster_domain="example.org")
+        await serve.scale("team", "chat-1", "team.chat", 3)
+        await serve.close()
+    where = "http://chat-1-head-svc.team.svc.example.org:8265/api/v1/applications/team.chat/deployments/Engine/scale"
+    assert asked == [("POST", where, {"target_num_replicas": 3})]
+
+
+# -------------------------------------------------------------------------------------------------------------- RayService
+
+
+def compiled(nodes: int = 3, /, **spec: Any) -> dict[str, Any]:
+    body = DeepSeekDeployment.model_validate({"spec": deployment(**spec)["spec"]})
+    return compile_service("default", "chat", "uid", body.spec, nodes, CompileOptions())
+
+
+def test_counts_do_not_count_as_a_difference() -> None:
+    """Neither nodes nor replicas; whatever else changes does, and is named."""
+    live = compiled(3)["spec"]
+    assert difference(compiled(9)["spec"], live) == ""
+    assert difference(compiled(3, serving={"image": "other:1"})["spec"], live).endswith("containers[0].image")
+    assert difference(compiled(3, serving={"maxQueuedRequests": 1})["spec"], live) == "spec.serveConfigV2"
+
+
+def test_what_others_add_is_no_difference_and_what_they_remove_is() -> None:
+    """The API server's defaults, KubeRay's dropped empty fields; a removed environment variable."""
+    wanted = compiled()["spec"]
+    live = copy.deepcopy(wanted)
+    container = live["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    container["terminationMessagePath"] = "/dev/termination-log"
+    del live["excludeHeadPodFromServeSvc"]
+    live["rayClusterConfig"]["workerGroupSpecs"][0]["scaleStrategy"] = {"workersToDelete": ["x"]}
+    assert difference(wanted, live) == ""
+    container["env"].pop()
+    assert difference(wanted, live).endswith("containers[0].env")
+
+
+def test_the_serve_config_counts_replicas_and_never_none() -> None:
+    """3 nodes of 2 replicas: 6; and it is yaml that KubeRay reads."""
+    spec = compiled(3, nodes={"replicasPerNode": 2})["spec"]
+    application = yaml.safe_load(spec["serveConfigV2"])["applications"][0]
+    assert application["name"] == "default.chat"
+    assert application["external_scaler_enabled"] is True
+    assert application["deployments"][0]["num_replicas"] == 6
+    assert application["deployments"][0]["max_replicas_per_node"] == 2
+    assert "num_replicas" not in json.dumps(application["args"])
+
+
+def test_the_worker_group_is_found_by_name_wherever_it_stands() -> None:
+    """KubeRay may reorder; without it there is nothing to scale."""
+    cluster = {"metadata": {"name": "c"}, "spec": {"workerGroupSpecs": [{"groupName": "other"}, {"groupName": "gpu"}]}}
+    assert group_index(cluster) == 1
+    with pytest.raises(LookupError, match="RayCluster c has no worker group 'gpu'"):
+        group_index({"metadata": {"name": "c"}, "spec": {}})
+
+
+# ------------------------------------------------------------------------------------------------------------------ health
+
+
+async def test_health_is_the_age_of_the_last_tick_and_readiness_its_existence() -> None:
+    """200 and ok; 500 and what is wrong; 503 before the first tick; metrics beside them."""
+    wrong, ready = [""], [False]
+    meters = telemetry.Telemetry()
+    meters.nodes_desired.labels("default", "chat").set(3)
+    runners = await telemetry.serve(meters, lambda: wrong[0], lambda: ready[0], ("127.0.0.1", 0), ("127.0.0.1", 0))
+    metrics, health = ("http://{}:{}".format(*runner.addresses[0]) for runner in runners)
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def get(url: str) -> tuple[int, str]:
+                async with session.get(url) as response:
+                    return response.status, await response.text()
+
+            assert await get(health + "/healthz") == (200, "ok")
+            assert await get(health + "/readyz") == (503, "no tick has finished yet")
+            wrong[0], ready[0] = "the last tick finished 200 s ago; 105 s are allowed", True
+            assert await get(health + "/healthz") == (500, wrong[0])
+            assert await get(health + "/readyz") == (200, "ok")
+            assert 'deepseek_operator_nodes_desired{name="chat",namespace="default"} 3.0' in (await get(metrics + "/metrics"))[1]
+            meters.forget("default", "chat")
+            assert 'name="chat"' not in (await get(metrics + "/metrics"))[1]
+    finally:
+        for runner in runners:
+            await runner.cleanup()
