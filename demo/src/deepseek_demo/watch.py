@@ -22,7 +22,7 @@ FORECAST_EVERY_SECONDS = 2.0
 
 @dataclass
 class Watcher:
-    """Adds a `Moment` to the recording every step until it is cancelled, and tells `seen` after each."""
+    """Adds a `Moment` to the recording every step of the play until it is cancelled, and tells `seen` after each."""
 
     api: KubeApi
     forecaster_url: str
@@ -44,8 +44,9 @@ class Watcher:
                     asked_at = begun
                     forecast = await self._forecast(session)
                 status = await asyncio.to_thread(self._status)
-                self.recording.add(self._moment(status, forecast))
-                self.seen()
+                if time.monotonic() - self.player.began_at >= self.step_seconds:
+                    self.recording.add(self._moment(status, forecast))
+                    self.seen()
                 await asyncio.sleep(max(0.05, begun + self.step_seconds - time.monotonic()))
 
     def _moment(self, status: DeepSeekDeploymentStatus, forecast: Forecast | None) -> Moment:
@@ -53,7 +54,8 @@ class Watcher:
         nodes, decision = status.nodes, status.decision
         return Moment(
             t_seconds=now,
-            demand=demand_at(self.player.tally.sent_at, now, self.window_seconds),
+            # In the first seconds less than a whole window lies behind.
+            demand=demand_at(self.player.tally.sent_at, now, min(self.window_seconds, now)),
             forecast_p50=forecast.quantile(0.5) if forecast else None,
             forecast_p95=forecast.quantile(0.95) if forecast else None,
             asked=nodes.desired if nodes else 0,
