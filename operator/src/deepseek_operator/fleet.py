@@ -123,6 +123,8 @@ class Tracked:
     shadow: Counterfactual | None = None
     ledger: Ledger | None = None
     cold_start: ColdStart = field(default_factory=ColdStart)
+    cluster: str = ""
+    """The RayCluster whose nodes' starts are measured."""
     learned_capacity: float | None = None
     """Requests per second of one node."""
     decision: Decision | None = None

@@ -135,7 +135,9 @@ class Tick:
             # First sight since the process began: never start below what runs, and count it as recommended now.
             tracked.desired = max(tracked.desired or 0, observed.nodes or 0) or wanted.policy.min_nodes
             tracked.memory = Memory.begin(now, tracked.desired, tracked.memory.scaled_at)
-            tracked.cold_start = tracked.cold_start.passing_over(observed.pods)
+        cluster = observed.cluster.name if observed.cluster else tracked.cluster
+        if cluster != tracked.cluster:  # also at first sight
+            tracked.cluster, tracked.cold_start = cluster, tracked.cold_start.passing_over(observed.pods)
         tracked.cold_start = tracked.cold_start.seen(observed.pods)
         return Verdict(wanted, tracked, compiled, observed)
 
@@ -280,7 +282,8 @@ class Tick:
     async def _act_and_report(self, v: Verdict, now: float) -> None:
         await self._read_serve(v, now)
         await self._act(v)
-        await self._reporter.report(v, now)
+        if self._tracked.get(v.wanted.key) is v.tracked:  # else deleted meanwhile, and its metrics with it
+            await self._reporter.report(v, now)
 
     async def _read_serve(self, v: Verdict, now: float) -> None:
         """Ask Ray Serve while something is under way, and now and then while nothing is."""

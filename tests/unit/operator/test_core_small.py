@@ -68,16 +68,23 @@ def pod(name: str, created: float, ready: float | None) -> PodView:
 
 def test_a_cold_start_is_from_creation_to_readiness_and_counts_once() -> None:
     """Asked for at 100, ready at 190: 90 s, also when seen again, also when it became unready and ready later."""
-    starts = ColdStart().seen([pod("a", 100, 190), pod("b", 100, None)])
+    starts = ColdStart(answering_since=50).seen([pod("a", 100, 190), pod("b", 100, None)])
     assert starts.starts == (("a", 90),)
     assert starts.seen([pod("a", 100, 190)]) is starts
     assert starts.seen([pod("a", 100, 5000)]) is starts
     assert starts.seen([pod("b", 100, 220)]).starts == (("a", 90), ("b", 120))
 
 
+def test_the_first_nodes_of_a_service_do_not_count_they_waited_for_the_head_too() -> None:
+    """The first two were asked for at 100, before anything answered; the one asked for at 300 joins a service that answers since 190."""
+    starts = ColdStart().seen([pod("first", 100, 190), pod("beside", 100, 195), pod("later", 300, 320)])
+    assert starts.starts == (("later", 20),)
+    assert starts.seen([pod("beside", 100, 195)]) is starts
+
+
 def test_a_pod_ready_before_its_creation_is_a_clock_gone_wrong_and_does_not_count() -> None:
     """Otherwise a start would take less than no time."""
-    assert ColdStart().seen([pod("a", 100, 99)]).p90() is None
+    assert ColdStart(answering_since=50).seen([pod("a", 100, 99)]).p90() is None
 
 
 def test_p90_of_ten_starts_is_the_second_slowest() -> None:
@@ -89,7 +96,7 @@ def test_p90_of_ten_starts_is_the_second_slowest() -> None:
 
 def test_the_last_50_starts_count() -> None:
     """After 50 quick starts the slow ones of the old image are forgotten."""
-    starts = ColdStart().seen([pod(f"slow-{n}", 0, 600) for n in range(50)])
+    starts = ColdStart(answering_since=0).seen([pod(f"slow-{n}", 0, 600) for n in range(50)])
     assert starts.p90() == 600
     starts = starts.seen([pod(f"quick-{n}", 1000, 1060) for n in range(50)])
     assert (len(starts.starts), starts.p90()) == (SAMPLES_KEPT, 60)

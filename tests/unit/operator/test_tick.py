@@ -440,7 +440,8 @@ async def test_the_ledger_beside_the_maximum_and_reactive(fleet: Any) -> None:
     began = fleet.metric("node_seconds", namespace="default", name="chat", policy="actual")
     await fleet.live(3600)
     hour = {
-        policy: (fleet.metric("node_seconds", namespace="default", name="chat", policy=policy) or 0) for policy in ("actual", "maximum", "reactive")
+        policy: (fleet.metric("node_seconds", namespace="default", name="chat", policy=policy) or 0)
+        for policy in ("actual", "maximum", "reactive")
     }
     assert hour["actual"] - (began or 0) == pytest.approx(3 * 3600)
     assert hour["maximum"] == pytest.approx(10 * (3600 + 180 - 15))

@@ -14,10 +14,12 @@ SAMPLES_KEPT = 50
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Starts seen, as (pod name, seconds), oldest first."""
+    """Starts seen, as (pod name, seconds), oldest first. Only nodes that join a service that answers already count (since `answering_since`,
+    Unix seconds): the first ones also wait for the Ray head and the application, which a node that is added later does not."""
 
     starts: tuple[tuple[str, float], ...] = ()
     passed_over: frozenset[str] = frozenset()
+    answering_since: float | None = None
 
     @classmethod
     def known(cls, p90: float, samples: int) -> ColdStart:
@@ -25,21 +27,22 @@ class ColdStart:
         return cls(tuple((f"earlier {number}", p90) for number in range(min(samples, SAMPLES_KEPT))))
 
     def passing_over(self, pods: Iterable[PodView]) -> ColdStart:
-        """Without the pods that were there before this process: of them the last readiness is known, not the first, and a node of last week
-        that lost its replica for a minute would count as a start of a week."""
+        """Without these pods: those that were there before this process (of them the last readiness is known, not the first, and a node of
+        last week that lost its replica for a minute would count as a start of a week), or those that came with another RayCluster."""
         return replace(self, passed_over=frozenset(pod.name for pod in pods))
 
     def seen(self, pods: Iterable[PodView]) -> ColdStart:
         """With the pods that became ready since: a pod counts once, by its first readiness."""
-        known = {name for name, _ in self.starts} | self.passed_over
-        fresh = sorted(
-            (pod.ready_at, pod.name, pod.ready_at - pod.created_at)
-            for pod in pods
-            if pod.ready_at is not None and pod.name not in known and pod.ready_at >= pod.created_at
-        )
-        if not fresh:
+        ready = [(pod.ready_at, pod) for pod in pods if pod.ready_at is not None]
+        if not ready:
             return self
-        return replace(self, starts=(*self.starts, *((name, seconds) for _, name, seconds in fresh))[-SAMPLES_KEPT:])
+        since = self.answering_since if self.answering_since is not None else min(at for at, _ in ready)
+        known = {name for name, _ in self.starts} | self.passed_over
+        fresh = sorted((at, pod.name, at - pod.created_at) for at, pod in ready if pod.name not in known and since <= pod.created_at <= at)
+        if not fresh and since == self.answering_since:
+            return self
+        starts = (*self.starts, *((name, seconds) for _, name, seconds in fresh))[-SAMPLES_KEPT:]
+        return replace(self, starts=starts, answering_since=since)
 
     def p90(self) -> float | None:
         """90th percentile in seconds (nearest rank), None before the first start: of 10 starts the second-slowest."""
