@@ -245,7 +245,7 @@ class FakeServe:
 
 class FakeKubeRay:
     """KubeRay's part, as its source has it (v1.6.2, reconcilePods): pods named in workersToDelete go always, and a pod that is still
-    terminating counts as running unless it is named there; a surplus goes in list order, whatever it hosts. `cut` lists hosting pods it took."""
+    terminating counts as running unless it is named there; a surplus goes in list order, whatever it hosts. `cut`: hosting pods it took."""
 
     def __init__(self, cluster: FakeCluster, serve: FakeServe, start_seconds: float = 20, grace_seconds: float = 30) -> None:
         self.cluster, self.serve, self.clock = cluster, serve, cluster.clock

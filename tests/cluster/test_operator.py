@@ -308,7 +308,9 @@ def test_the_charts_rights_are_enough_and_every_write_is_the_operators(stand: St
         pytest.skip("the chart is not there")
     cluster = stand.cluster
     cluster.kubectl("create", "namespace", "tenant")
-    manifests = cluster.helm("template", "rights", str(chart), "--namespace", "tenant", "--set", "watch.namespaces={tenant},prometheus.url=http://p")
+    manifests = cluster.helm(
+        "template", "rights", str(chart), "--namespace", "tenant", "--set", "watch.namespaces={tenant},prometheus.url=http://p"
+    )
     wanted = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
     rights = [each for each in yaml.safe_load_all(manifests) if each and each["kind"] in wanted]
     cluster.apply(yaml.safe_dump_all(rights))

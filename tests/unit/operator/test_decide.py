@@ -161,7 +161,10 @@ MESSAGES = {
         S(4, None, missing="Prometheus is down", memory=[(1000, 7)], known_ago=700),
         "Prometheus is down for 700 s; keeping the highest count of the last hour, 7",
     ),
-    "a step": (S(2, 10, 48, max_scale_up_nodes=2), "forecast peak 48 req/s needs 6 (10 req/s per node × 80 %); maxScaleUpNodes allows 4 in this step"),
+    "a step": (
+        S(2, 10, 48, max_scale_up_nodes=2),
+        "forecast peak 48 req/s needs 6 (10 req/s per node × 80 %); maxScaleUpNodes allows 4 in this step",
+    ),
 }
 
 

@@ -67,7 +67,10 @@ def test_a_pod_read() -> None:
 
 
 def applications(**engine: Any) -> dict[str, Any]:
-    base = {"target_num_replicas": 2, "replicas": [{"node_instance_id": "a", "state": "RUNNING"}, {"node_instance_id": "b", "state": "STOPPING"}]}
+    base = {
+        "target_num_replicas": 2,
+        "replicas": [{"node_instance_id": "a", "state": "RUNNING"}, {"node_instance_id": "b", "state": "STOPPING"}],
+    }
     return {
         "applications": {"default.chat": {"deployments": {"Engine": base | engine}}},
         "proxies": {"x": {"node_instance_id": "a"}, "y": {"node_instance_id": "head"}},

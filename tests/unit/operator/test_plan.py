@@ -23,7 +23,9 @@ from deepseek_operator.core.plan import (
 UNSEEN = "unseen"
 
 
-def seen(nodes: int, *, mirrored: int | None = None, pods: str = "", replicas: str = "", proxies: str = "", target: Any = None, **other: Any) -> Observed:
+def seen(
+    nodes: int, *, mirrored: int | None = None, pods: str = "", replicas: str = "", proxies: str = "", target: Any = None, **other: Any
+) -> Observed:
     """What there is. `pods` are names in order of creation ("a b c", "*c" still starts, "-c" is being deleted); `replicas` and `proxies` name
     the pods they are on; `target` is what Ray Serve aims at, None for as many as there are replicas, UNSEEN for no answer."""
     names = pods.split()
@@ -42,7 +44,9 @@ def seen(nodes: int, *, mirrored: int | None = None, pods: str = "", replicas: s
     if target != UNSEEN:
         serve = ServeView(len(hosting) if target is None else target, hosting, len(hosting), frozenset((proxies or replicas).split()))
     service = ServiceView("1", nodes if mirrored is None else mirrored, other.get("differs_at", ""), "c")
-    return Observed(service, ClusterView("c", "7", nodes, tuple(other.get("named", "").split()), other.get("autoscaler_on", False)), views, serve)
+    return Observed(
+        service, ClusterView("c", "7", nodes, tuple(other.get("named", "").split()), other.get("autoscaler_on", False)), views, serve
+    )
 
 
 NO_CLUSTER = Observed(ServiceView("1", 3))
@@ -131,7 +135,13 @@ CASES: dict[str, tuple[int, int, Observed, tuple[Any, ...], str]] = {
     "3 → 2, released before a crash: mirror": (2, 1, seen(2, mirrored=3, pods="a b -c", replicas="a b"), (MirrorNodes(2),), ""),
     "the empty one goes, not the newest": (2, 1, seen(3, pods="a b c", replicas="a c"), (SetNodes(2, ("b",)), MirrorNodes(2)), ""),
     "of two empty ones the newest goes": (2, 1, seen(3, pods="a b c", replicas="a", target=2), (SetNodes(2, ("c",)), MirrorNodes(2)), ""),
-    "of two empty ones the one still starting goes, though it is the older": (2, 1, seen(3, pods="a *b c", replicas="a", target=2), (SetNodes(2, ("b",)), MirrorNodes(2)), ""),
+    "of two empty ones the one still starting goes, though it is the older": (
+        2,
+        1,
+        seen(3, pods="a *b c", replicas="a", target=2),
+        (SetNodes(2, ("b",)), MirrorNodes(2)),
+        "",
+    ),
     "4 → 1 with two nodes empty and one draining: the two go, the third is waited for": (
         1,
         1,
@@ -183,7 +193,20 @@ CASES: dict[str, tuple[int, int, Observed, tuple[Any, ...], str]] = {
         (SetNodes(1, ("b",), ("c",)), MirrorNodes(1)),
         "",
     ),
-    "c was named and is gone: nobody is named any more": (3, 1, seen(2, pods="a b", replicas="a b", named="c"), (MirrorNodes(3), SetNodes(3), SetReplicas(3)), ""),
+    "d is named and still there, and Ray Serve is to go up from 1 to 2: not before d is gone": (
+        2,
+        1,
+        seen(3, pods="a b c d", replicas="a", named="d"),
+        (),
+        "KubeRay to take the released nodes",
+    ),
+    "c was named and is gone: nobody is named any more": (
+        3,
+        1,
+        seen(2, pods="a b", replicas="a b", named="c"),
+        (MirrorNodes(3), SetNodes(3), SetReplicas(3)),
+        "",
+    ),
     # --------------------------------------------------------------------------------------------------------------- others
     "Ray's own autoscaler is on: it is not fought": (1, 1, seen(3, pods="a b c", replicas="a", autoscaler_on=True), (), ""),
     "Ray's own autoscaler is on: nor outbid": (9, 1, seen(3, pods="a b c", replicas="a b c", autoscaler_on=True), (), ""),

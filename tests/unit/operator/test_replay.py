@@ -36,8 +36,8 @@ def test_a_step_waits_for_the_cold_start() -> None:
     ready = next(row.t_seconds for row in outcome.rows if row.ready >= 5)
     assert 600 <= asked <= 630
     assert 180 <= ready - asked <= 195
-    # Two nodes serve 20 of the 40 req/s: a request that arrives t seconds after the step waits t, so all 40 × 170 that arrive from 10 s on until
-    # the nodes are ready are late, and then those that arrive while the queue of 3,600 is worked off.
+    # Two nodes serve 20 of the 40 req/s: a request that arrives t seconds after the step waits t, so all 40 × 170 that arrive from 10 s on
+    # until the nodes are ready are late, and then those that arrive while the queue of 3,600 is worked off.
     assert 40 * 170 < outcome.late < 40 * 170 + 3 * 3600
 
 
@@ -55,7 +55,7 @@ def test_who_foresees_the_step_is_never_late() -> None:
 
 def test_overload_by_a_tenth_for_ten_minutes_by_hand() -> None:
     """22 req/s on 2 nodes of 10 (M/D-like fluid): the queue grows by 2 req/s, so a request that arrives at t waits 2t ÷ 20 s, more than 10 s
-    from t = 100 s on; it is served at t = 110 s. Served late by 600 s: 490 s × 20; and those that still wait and came before 590 s count too."""
+    from t = 100 s on; it is served at 110 s. Served late by 600 s: 490 s × 20; and those that still wait and came before 590 s count too."""
     outcome = replay([22.0] * 10, 60, FIXED, 10, start_nodes=2, tick_seconds=1)
     still_waiting = 1200 - 10 * 22
     assert outcome.late == pytest.approx(490 * 20 + still_waiting, rel=0.03)
@@ -152,6 +152,6 @@ def test_a_trace_that_cannot_be_read_says_where_and_what_is_expected(tmp_path: P
     """File, line, and what must stand there."""
     path = tmp_path / "trace.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match="trace.csv: ") as error:
+    with pytest.raises(ValueError, match=r"trace\.csv: ") as error:
         read_trace(path)
     assert message in str(error.value)
