@@ -114,7 +114,7 @@ class Controller:
     def __init__(self, tick: Tick, kube: Kube, seen: Seen, wake: asyncio.Event) -> None:
         self._tick, self._kube, self._seen, self._wake = tick, kube, seen, wake
         self._started = time.monotonic()
-        self._resynced = -1e18
+        self._resynced, self._listed = -1e18, False
 
     def stalled(self) -> str:
         """Empty while ticks finish; otherwise what is wrong. The liveness probe asks this: a server that answers is no sign of life."""
@@ -134,9 +134,8 @@ class Controller:
             started = time.monotonic()
             try:
                 await self._resync()
-                await self._tick.run()
-            except KubeError as error:
-                log.warning("the cluster could not be listed: %s", error)
+                if self._listed:
+                    await self._tick.run()
             except Exception:
                 log.exception("a tick failed")
             await asyncio.sleep(max(0.0, started + soonest - time.monotonic()))
@@ -147,11 +146,15 @@ class Controller:
     async def _resync(self) -> None:
         if time.monotonic() - self._resynced < RESYNC_SECONDS:
             return
-        objects, services = await self._kube.list_objects(), await self._kube.list_services()
-        clusters, pods = await self._kube.list_clusters(), await self._kube.list_pods()
+        try:
+            objects, services = await self._kube.list_objects(), await self._kube.list_services()
+            clusters, pods = await self._kube.list_clusters(), await self._kube.list_pods()
+        except KubeError as error:  # the watches go on; before the first list nothing may be concluded from what is missing
+            log.warning("the cluster could not be listed: %s", error)
+            return
         for kind, bodies in (("objects", objects), ("services", services), ("clusters", clusters), ("pods", pods)):
             self._seen.replace(kind, bodies)  # type: ignore[arg-type]  # mypy widens the literal in the tuple
-        self._resynced = time.monotonic()
+        self._resynced, self._listed = time.monotonic(), True
 
 
 async def run(options: Options) -> None:

@@ -86,16 +86,28 @@ class Tick:
         started, now = self._clock(), self.now()
         verdicts = self.gather_objects(now)
         readings = await self.read_demand(verdicts)
-        for verdict in verdicts:
-            self.weigh(verdict, readings)
+        verdicts = self.each(verdicts, lambda v: self.weigh(v, readings), now)
         forecasts = await self.read_forecasts(verdicts)
-        for verdict in verdicts:
-            self.take_forecast(verdict, forecasts, now)
-            self.judge(verdict, now)
+        verdicts = self.each(verdicts, lambda v: self.take_forecast(v, forecasts), now)
+        verdicts = self.each(verdicts, lambda v: self.judge(v, now), now)
         await self.act_and_report(verdicts, now)
         self.telemetry.objects.set(len(verdicts))
         self.telemetry.ticks.observe(self._clock() - started)
         self.finished_at = self._clock()
+
+    def each(self, verdicts: list[Verdict], step: Callable[[Verdict], None], now: float) -> list[Verdict]:
+        """Do a step for every object. One that breaks it is reported and left as it is for this tick; the others go on."""
+        done = []
+        for verdict in verdicts:
+            try:
+                step(verdict)
+                done.append(verdict)
+            except Exception as error:
+                key = verdict.wanted.key
+                log.exception("%s/%s: this tick leaves it as it is", *key)
+                problem = f"{type(error).__name__}: {error}"
+                self._start(key, self._reporter.report_invalid(key, verdict.wanted.body, verdict.tracked, problem, now))
+        return done
 
     async def settle(self) -> None:
         """Wait for the writes that are under way."""
@@ -204,7 +216,7 @@ class Tick:
             quantiles=tuple(sorted({0.5, 0.95, v.wanted.spec.scaling.forecast.percentile / 100})),
         )
 
-    def take_forecast(self, v: Verdict, forecasts: Forecasts, now: float) -> None:
+    def take_forecast(self, v: Verdict, forecasts: Forecasts) -> None:
         """The forecast of one object, if it may be acted on."""
         if v.wanted.policy.mode not in ("Predictive", "Shadow"):
             return

@@ -794,3 +794,23 @@ async def test_an_empty_fleet_asks_nobody(fleet: Any) -> None:
     await fleet.tick()
     assert (fleet.prometheus.calls, fleet.forecaster.calls, fleet.cluster.writes) == ([], [], [])
     assert isinstance(fleet.forecaster, FakeForecaster)
+
+
+async def test_an_object_that_breaks_a_step_is_reported_and_the_others_go_on(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault while deciding on one of two objects: it keeps its 2 nodes and says so; the other goes from 1 to 6 in the same tick."""
+    await running(fleet, 2, 10)
+    fleet.apply("other")
+    await fleet.live(60)
+    judge = fleet.operator.judge
+
+    def broken(verdict: Any, now: float) -> None:
+        if verdict.wanted.key[1] == "chat":
+            raise ZeroDivisionError("a fault nobody thought of")
+        judge(verdict, now)
+
+    monkeypatch.setattr(fleet.operator, "judge", broken)
+    fleet.load(48, "other")
+    await fleet.tick()
+    assert fleet.condition("Degraded", "chat") == ("True", "InvalidSpec")
+    assert fleet.status("chat")["nodes"]["desired"] == 2
+    assert fleet.decision("other") == (6, "ScaleUp")
