@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     play.add_argument("--play-seconds", type=_positive, default=255.0, help="how long requests are sent (default: %(default)g)")
     play.add_argument("--step-seconds", type=_positive, default=1.0, help="least length of the operator's step (default: %(default)g)")
-    play.add_argument("--horizon-seconds", type=int, default=30, help="how far the forecast looks ahead (default: %(default)s)")
+    play.add_argument("--horizon-seconds", type=int, default=25, help="how far the forecast looks ahead (default: %(default)s)")
     play.add_argument("--engine", choices=("transformers", "echo"), default="transformers", help="echo needs no model (default: %(default)s)")
     play.add_argument("--model", type=Path, default=Path("build/tiny-model"), help="folder of the tiny model, made when missing")
     play.add_argument("--nodes", type=int, default=4, choices=range(2, 9), help="most nodes (default: %(default)s)")
