@@ -19,7 +19,9 @@ APPLICATION = f"{NAMESPACE}.{NAME}"
 SERVICE_URL = f"http://{NAME}-serve-svc.{NAMESPACE}.svc.cluster.local:8000/v1/chat/completions"
 STATUS_PATH = f"/apis/{api.API_VERSION}/namespaces/{NAMESPACE}/{api.PLURAL}/{NAME}"
 
-PERCENTILE = 95
+PERCENTILE = 80
+"""Of the predicted peak. A request may wait ten seconds here, so one short peak in five that is higher does no harm; at 95 a node more runs nearly
+all the time."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Subject:
                 "scaleUpPercent": self.pacing.scale_up_percent,
                 "scaleDownPercent": 30,
                 "scaleDownCooldownSeconds": 5,
-                "scaleDownStabilizationSeconds": 15,
+                "scaleDownStabilizationSeconds": 20,
                 "startupBudgetSeconds": 120,
                 "unknownDemandGraceSeconds": 120,
                 "forecast": {"horizonSeconds": self.horizon_seconds, "percentile": PERCENTILE},
