@@ -20,8 +20,8 @@ SERVICE_URL = f"http://{NAME}-serve-svc.{NAMESPACE}.svc.cluster.local:8000/v1/ch
 STATUS_PATH = f"/apis/{api.API_VERSION}/namespaces/{NAMESPACE}/{api.PLURAL}/{NAME}"
 
 PERCENTILE = 80
-"""Of the predicted peak. A request may wait ten seconds here, so one short peak in five that is higher does no harm; at 95 a node more runs nearly
-all the time."""
+"""Of the predicted peak. A request may wait ten seconds here, so one short peak in five that is higher does no harm; at 95 one node more
+runs nearly all the time."""
 
 
 @dataclass(frozen=True)
