@@ -37,6 +37,10 @@ class Calibrated:
     peak: Floats
     path: Floats
 
+    def below(self, ceiling: float) -> Calibrated:
+        """The same, with nothing above `ceiling`."""
+        return Calibrated(np.minimum(self.peak, ceiling), np.minimum(self.path, ceiling))
+
 
 def calibrate(blended: Blend, quantiles: Sequence[float], rows_per_day: float, windows_per_row: float, stale: float) -> Calibrated:
     """The quantiles (rising order) after the end of the history.

@@ -32,6 +32,12 @@ class NoForecastError(ValueError):
     """There is nothing to forecast from; the text says what is missing."""
 
 
+HEADROOM = 3.0
+"""No quantile exceeds this many times the highest load there is on record (or the forecast itself, if that is higher). Errors are measured as
+ratios, and around an outage ratios mean nothing: coming back from 0.01 to 5 req/s is an error of 500-fold, which 5 × 500 req/s would be.
+With the least history the prior's p95 is 2.7 times the load, so it is not cut."""
+
+
 @dataclass(frozen=True)
 class View:
     """What was known at one moment; never changed after it is published (the caches only save work)."""
@@ -165,7 +171,8 @@ class SeriesForecaster:
         if key not in view.calibrations:
             blended = self._blend(view, lag, steps)
             rows_per_day, windows_per_row = self._rates(view, steps)
-            view.calibrations[key] = calibrate(blended, quantiles, rows_per_day, windows_per_row, stale)
+            free = calibrate(blended, quantiles, rows_per_day, windows_per_row, stale)
+            view.calibrations[key] = free.below(HEADROOM * max(float(np.nanmax(view.history.values)), float(blended.head.max())))
         return view.calibrations[key]
 
     def _blend(self, view: View, lag: int, steps: int) -> Blend:

@@ -112,3 +112,16 @@ def test_yesterdays_rise_is_seen_coming() -> None:
     forecaster.observe(History(values[:end], 0, 144.0))
     forecast = forecaster.forecast("a", (end - 1) * 60 + 1, 600, QUANTILES)
     assert forecast.quantile(0.95) > 60.0, "four steps before the daily step from 20 to 80"
+
+
+def test_coming_back_from_an_outage_does_not_promise_hundreds_of_times_the_load() -> None:
+    """A day at 5 req/s, then every hour ten minutes at 0.01 and back again: the 99.9th percentile of the peak is at most 3 × 5.5 req/s."""
+    rng = np.random.default_rng(3)
+    values = 5 + rng.uniform(-0.5, 0.5, 2_000)
+    for hour in range(25, 33):
+        values[hour * 60 : hour * 60 + 10] = 0.01
+    forecaster = SeriesForecaster(60, 86_400)
+    forecaster.observe(History(values, FIRST, 1440.0))
+    forecast = forecaster.forecast("a", (FIRST + len(values) - 1) * 60 + 7.0, 600, QUANTILES)
+    assert 4 < forecast.quantile(0.5) < 7
+    assert forecast.quantile(0.999) <= 16.5

@@ -225,3 +225,11 @@ def test_nodes_asked_for_are_the_live_clusters() -> None:
     assert Observed().nodes is None
     assert NO_CLUSTER.nodes == 3
     assert seen(4, mirrored=3).nodes == 4
+
+
+def test_replicas_are_not_raised_while_kuberay_has_not_opened_the_service() -> None:
+    """3 → 4 nodes while the first application still starts: nodes at once, replicas once the service is open; lowering never waits."""
+    starting = Observed(ServiceView("1", 3, "", "", "c"), ClusterView("c", "7", 3), (), ServeView(3, ("a", "b", "c"), 1, frozenset()))
+    assert plan(4, 1, starting).actions == (MirrorNodes(4), SetNodes(4))
+    assert plan(4, 1, starting).waiting_for == "KubeRay to open the service"
+    assert plan(2, 1, starting).actions == (SetReplicas(2),)

@@ -152,6 +152,9 @@ def _up(desired: int, replicas_per_node: int, seen: Observed, cluster: ClusterVi
     if seen.serve is not None and seen.serve.target != replicas:
         if seen.serve.target < replicas and _doomed(seen, cluster):
             return actions, "KubeRay to take the released nodes"
+        if seen.serve.target < replicas and not seen.service.active_cluster:
+            # Each raise would put off the moment at which all replicas run, and KubeRay creates the Service only then.
+            return actions, "KubeRay to open the service"
         actions.append(SetReplicas(replicas))
     return actions, ""
 
