@@ -34,6 +34,8 @@ class Seen:
         """Take in one watch event; True when it changes something a decision or a plan looks at."""
         key = key_of(body)
         before = self._bodies[kind].get(key)
+        if before is not None and _older(body, before):
+            return False  # the answer to a write of ours overtook the watch
         if event == "DELETED":
             self._drop(kind, key)
             return before is not None
@@ -46,7 +48,8 @@ class Seen:
         for key in [key for key in self._bodies[kind] if key not in fresh]:
             self._drop(kind, key)
         for key, body in fresh.items():
-            self._put(kind, key, body)
+            if not _older(body, self._bodies[kind].get(key)):
+                self._put(kind, key, body)
 
     def objects(self) -> dict[Key, Body]:
         """Every DeepSeekDeployment that is not being deleted."""
@@ -97,6 +100,14 @@ class Seen:
 def key_of(body: Mapping[str, Any]) -> Key:
     """Namespace and name of an object."""
     return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _older(body: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    """Whether `body` is an earlier state of the very object that is known. Kubernetes orders the resource versions of a kind as numbers."""
+    if known is None or body["metadata"].get("uid") != known["metadata"].get("uid"):
+        return False
+    versions = [str(each["metadata"].get("resourceVersion", "")) for each in (body, known)]
+    return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])
 
 
 def _gist(kind: Kind, body: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -205,3 +205,23 @@ async def test_health_is_the_age_of_the_last_tick_and_readiness_its_existence() 
     finally:
         for runner in runners:
             await runner.cleanup()
+
+
+def body_of(version: str, nodes: int, uid: str = "u") -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "default", "name": "chat-abc", "uid": uid, "resourceVersion": version, "generation": nodes},
+        "spec": {"workerGroupSpecs": [{"groupName": "gpu", "replicas": nodes}]},
+    }
+
+
+def test_a_watch_event_that_our_own_write_overtook_changes_nothing() -> None:
+    """We wrote 5 nodes (version 12); the watch then brings version 11 with 3: 5 stays. A new object of the same name is another matter."""
+    seen = Seen()
+    seen.note("clusters", None, body_of("12", 5))
+    assert not seen.note("clusters", "MODIFIED", body_of("11", 3))
+    seen.replace("clusters", [body_of("9", 2)])
+    assert seen.cluster_body("default", "chat-abc") == body_of("12", 5)
+    assert seen.note("clusters", "ADDED", body_of("3", 1, uid="another"))
+    assert seen.cluster_body("default", "chat-abc") == body_of("3", 1, uid="another")
+    assert seen.note("clusters", "DELETED", body_of("13", 1, uid="another"))
+    assert seen.cluster_body("default", "chat-abc") is None
