@@ -209,6 +209,7 @@ class FakeServe:
             replica_pods=tuple(replica.pod for replica in app.replicas),
             running=sum(r.gone_at is None and r.ready_at <= self.clock.now and bool(r.pod) for r in app.replicas),
             proxy_pods=frozenset(app.proxies),
+            running_pods=tuple(r.pod for r in app.replicas if r.gone_at is None and r.ready_at <= self.clock.now and r.pod),
         )
 
     async def scale(self, namespace: str, cluster: str, application: str, replicas: int) -> None:

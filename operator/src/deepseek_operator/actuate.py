@@ -69,12 +69,15 @@ async def _write(
     namespace, name = wanted.key
     uid = wanted.body["metadata"]["uid"]
     match action:
-        case CreateService():
-            await cluster.apply_budget(rayservice.compile_budget(namespace, name, uid))
-            seen.note("services", None, await cluster.create_service(dict(compiled)))
-        case UpdateService():
+        case CreateService(nodes):
+            try:
+                seen.note("services", None, await cluster.create_service(dict(compiled)))
+            except StaleError as error:  # 409: there is one that does not carry our label, or an old one that is still going
+                raise KubeError(f"a RayService {name} that is not of this object is in the way: {error}", error.status) from None
+            await cluster.apply_budget(rayservice.compile_budget(namespace, name, uid, nodes))
+        case UpdateService(nodes):
             assert observed.service is not None
-            await cluster.apply_budget(rayservice.compile_budget(namespace, name, uid))
+            await cluster.apply_budget(rayservice.compile_budget(namespace, name, uid, nodes))
             patch = rayservice.replace_spec(observed.service, compiled)
             seen.note("services", None, await cluster.patch_service(namespace, name, patch))
         case MirrorNodes(nodes):
@@ -86,6 +89,7 @@ async def _write(
                 raise StaleError("the RayCluster is gone")
             patch = rayservice.set_nodes(observed.cluster, rayservice.group_index(body), nodes, release + leaving)
             seen.note("clusters", None, await cluster.patch_cluster(namespace, observed.cluster.name, patch))
+            await cluster.apply_budget(rayservice.compile_budget(namespace, name, uid, nodes))
         case SetReplicas(replicas):
             assert observed.cluster is not None
             await serve.scale(namespace, observed.cluster.name, wanted.application, replicas)

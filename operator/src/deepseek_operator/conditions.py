@@ -10,7 +10,7 @@ def aspects(v: Verdict, now: float) -> tuple[Aspect, ...]:
     """Every condition as it is at `now` (Unix seconds), `Ready` first."""
     t, decision = v.tracked, v.decision
     assert decision is not None
-    desired, ready = t.desired or 0, sum(pod.ready for pod in v.observed.pods)
+    desired, ready = t.desired or 0, len(v.serving)
     t.short_since = None if ready >= desired else (t.short_since if t.short_since is not None else now)
     mode = v.wanted.policy.mode
     if v.demand is None:
@@ -51,8 +51,7 @@ def _degraded(v: Verdict, now: float) -> Aspect:
     if t.write_problem:
         return Aspect("Degraded", "True", "WriteFailed", t.write_problem)
     if t.short_since is not None and now - t.short_since > budget:
-        ready = sum(pod.ready for pod in v.observed.pods)
-        message = f"{ready} of {t.desired} nodes are ready after {now - t.short_since:.0f} s; startupBudgetSeconds is {budget}"
+        message = f"{len(v.serving)} of {t.desired} nodes are ready after {now - t.short_since:.0f} s; startupBudgetSeconds is {budget}"
         return Aspect("Degraded", "True", "NodesUnavailable", message)
     if t.serve_problem and t.serve is None and any(pod.ready for pod in v.observed.pods):
         return Aspect("Degraded", "True", "RayServeUnreachable", t.serve_problem)

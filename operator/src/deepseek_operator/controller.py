@@ -74,6 +74,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = 330
     settings.watching.reconnect_backoff = 1
     settings.watching.chunk_size = 500
+    for group, plural in (("", "pods"), (rayservice.GROUP, rayservice.SERVICES), (rayservice.GROUP, rayservice.CLUSTERS)):
+        settings.watching.label_selectors[group, plural] = rayservice.DEPLOYMENT_LABEL
     settings.queueing.worker_limit = None
     settings.execution.max_workers = 8
     settings.posting.enabled = False
@@ -115,9 +117,13 @@ class Controller:
         self._tick, self._kube, self._seen, self._wake = tick, kube, seen, wake
         self._started = time.monotonic()
         self._resynced, self._listed = -1e18, False
+        self.listed = asyncio.Event()
+        """Set once everything could be listed: until then a watch of a kind that is not installed yet would wait for ever."""
 
     def stalled(self) -> str:
         """Empty while ticks finish; otherwise what is wrong. The liveness probe asks this: a server that answers is no sign of life."""
+        if not self._listed:
+            return ""  # a restart would not help: it waits for the API server, or for KubeRay's definitions; it is not ready meanwhile
         last = self._tick.finished_at if self._tick.finished_at is not None else self._started
         age, allowed = time.monotonic() - last, 3 * self._tick.settings.tick_seconds + 60
         return "" if age <= allowed else f"the last tick finished {age:.0f} s ago; {allowed:.0f} s are allowed"
@@ -146,15 +152,18 @@ class Controller:
     async def _resync(self) -> None:
         if time.monotonic() - self._resynced < RESYNC_SECONDS:
             return
+        begun = self._seen.moment
         try:
             objects, services = await self._kube.list_objects(), await self._kube.list_services()
             clusters, pods = await self._kube.list_clusters(), await self._kube.list_pods()
         except KubeError as error:  # the watches go on; before the first list nothing may be concluded from what is missing
-            log.warning("the cluster could not be listed: %s", error)
+            missing = "; are the CRDs of KubeRay and of this operator installed?" if error.status == 404 else ""
+            log.warning("the cluster could not be listed: %s%s", error, missing)
             return
         for kind, bodies in (("objects", objects), ("services", services), ("clusters", clusters), ("pods", pods)):
-            self._seen.replace(kind, bodies)  # type: ignore[arg-type]  # mypy widens the literal in the tuple
+            self._seen.replace(kind, bodies, begun)  # type: ignore[arg-type]  # mypy widens the literal in the tuple
         self._resynced, self._listed = time.monotonic(), True
+        self.listed.set()
 
 
 async def run(options: Options) -> None:
@@ -174,17 +183,19 @@ async def run(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    watches = asyncio.create_task(
-        kopf.operator(
+
+    async def watch() -> None:
+        await controller.listed.wait()
+        await kopf.operator(
             registry=register(seen, wake, options.kubeconfig),
             settings=kopf_settings(),
             standalone=True,
             clusterwide=not options.namespaces,
             namespaces=tuple(options.namespaces),
             stop_flag=stop,
-        ),
-        name="watches",
-    )
+        )
+
+    watches = asyncio.create_task(watch(), name="watches")
     ticking = asyncio.create_task(controller.run(), name="ticks")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -195,6 +206,8 @@ async def run(options: Options) -> None:
         log.info("stopping")
     finally:
         stop.set()
+        if not controller.listed.is_set():
+            watches.cancel()
         ticking.cancel()
         stopping.cancel()
         with contextlib.suppress(TimeoutError):

@@ -29,25 +29,41 @@ class Seen:
     def __init__(self) -> None:
         self._bodies: dict[Kind, dict[Key, Body]] = {kind: {} for kind in KINDS}
         self._by_deployment: dict[Kind, dict[Key, dict[Key, Body]]] = {kind: {} for kind in KINDS}
+        self._noted: dict[tuple[Kind, Key], int] = {}
+        self._moment = 0
+
+    @property
+    def moment(self) -> int:
+        """Rises with everything that is noted: a list that was begun at one moment says nothing of what was noted later."""
+        return self._moment
 
     def note(self, kind: Kind, event: str | None, body: Body) -> bool:
         """Take in one watch event; True when it changes something a decision or a plan looks at."""
         key = key_of(body)
         before = self._bodies[kind].get(key)
+        self._moment += 1
+        self._noted[kind, key] = self._moment
         if before is not None and _older(body, before):
             return False  # the answer to a write of ours overtook the watch
         if event == "DELETED":
+            if before is not None and before["metadata"].get("uid") != body["metadata"].get("uid"):
+                return False  # another of the same name is there by now
             self._drop(kind, key)
             return before is not None
         self._put(kind, key, body)
         return before is None or _gist(kind, before) != _gist(kind, body)
 
-    def replace(self, kind: Kind, bodies: Iterable[Body]) -> None:
-        """Take in a full list: what it lacks is gone. It backs up a watch that lost an event."""
+    def replace(self, kind: Kind, bodies: Iterable[Body], begun: int | None = None) -> None:
+        """Take in a full list: what it lacks is gone. It backs up a watch that lost an event. `begun` is the `moment` at which the list was
+        asked for: what was noted after it is newer than the list."""
+        since = self._moment if begun is None else begun
         fresh = {key_of(body): body for body in bodies}
-        for key in [key for key in self._bodies[kind] if key not in fresh]:
+        for key in [key for key in self._bodies[kind] if key not in fresh and self._noted.get((kind, key), 0) <= since]:
             self._drop(kind, key)
+        self._noted = {place: moment for place, moment in self._noted.items() if place[0] != kind or moment > since}
         for key, body in fresh.items():
+            if (kind, key) in self._noted:
+                continue
             if not _older(body, self._bodies[kind].get(key)):
                 self._put(kind, key, body)
 
@@ -135,7 +151,9 @@ class Tracked:
     ledger: Ledger | None = None
     cold_start: ColdStart = field(default_factory=ColdStart)
     cluster: str = ""
-    """The RayCluster whose nodes' starts are measured."""
+    """The RayCluster whose nodes' starts are measured, and of which `serve` speaks."""
+    serving_since: dict[str, float] = field(default_factory=dict)
+    """When each node that serves was first seen to."""
     learned_capacity: float | None = None
     """Requests per second of one node."""
     decision: Decision | None = None
@@ -206,6 +224,8 @@ def parse(key: Key, body: Body) -> Wanted | str:
             return f"spec.scaling.scaleDownPercent must be below scaleUpPercent ({policy.scale_up_percent}), was {policy.scale_down_percent}"
     except ValidationError as error:
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()[:5])
+    if parsed.spec.model.engine == "vllm":
+        return "spec.model.engine: vllm is not part of this release yet; allowed: transformers, echo"
     return Wanted(key, body, parsed.spec, policy)
 
 
@@ -224,3 +244,8 @@ class Verdict:
     no_forecast: str = ""
     capacity: float | None = None
     decision: Decision | None = None
+
+    @property
+    def serving(self) -> frozenset[str]:
+        """The nodes whose replicas all answer, by pod."""
+        return self.observed.serving(self.wanted.spec.nodes.replicas_per_node)

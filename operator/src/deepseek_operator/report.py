@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from deepseek_operator.api.v1alpha1 import NodesStatus
+from deepseek_operator.api.v1alpha1 import DeepSeekDeploymentStatus
 from deepseek_operator.conditions import aspects
 from deepseek_operator.core.status import Aspect, Picture, as_body, build, timestamp, worth_writing
 from deepseek_operator.core.types import Decision, capacity_in_spec
@@ -32,7 +32,7 @@ class Reporter:
             aspects=aspects(v, now),
             desired=t.desired or 0,
             current=sum(not pod.deleting for pod in v.observed.pods),
-            ready=sum(pod.ready for pod in v.observed.pods),
+            ready=len(v.serving),
             replicas_per_node=v.wanted.spec.nodes.replicas_per_node,
             replicas_ready=t.serve.running if t.serve else 0,
             decision=v.decision,
@@ -51,29 +51,17 @@ class Reporter:
         )
         self._show(v, picture)
         await self._announce(v.wanted.body, t, v.decision, picture)
-        await self._write_status(key, t, picture)
+        await self._write(key, t, build(picture, t.status), now)
 
-    async def report_invalid(self, key: Key, body: Body, tracked: Tracked, problem: str, now: float) -> None:
-        """Nothing is changed for an object that cannot be understood: what runs goes on running."""
-        degraded = Aspect("Degraded", "True", "InvalidSpec", problem)
-        before = tracked.status
-        kept = tuple(Aspect(c.type, c.status, c.reason, c.message) for c in (before.conditions if before else []) if c.type != "Degraded")
-        nodes = (before and before.nodes) or NodesStatus()
-        picture = Picture(
-            now=now,
-            generation=body["metadata"].get("generation", 0),
-            aspects=(*kept, degraded),
-            desired=tracked.desired or 0,
-            current=nodes.current,
-            ready=nodes.ready,
-            endpoint=before.endpoint if before else None,
-            selector=before.selector if before else None,
-            decision=tracked.decision,
-            ledger=tracked.ledger,
-            scaled_at=tracked.memory.scaled_at,
-        )
+    async def report_invalid(self, key: Key, body: Body, tracked: Tracked, problem: str, now: float, reason: str = "InvalidSpec") -> None:
+        """Nothing is changed for an object that cannot be understood: what runs goes on running, and the rest of its status stays."""
+        before = tracked.status or DeepSeekDeploymentStatus()
+        kept = tuple(Aspect(c.type, c.status, c.reason, c.message) for c in before.conditions if c.type != "Degraded")
+        generation = body["metadata"].get("generation", 0)
+        picture = Picture(now=now, generation=generation, aspects=(*kept, Aspect("Degraded", "True", reason, problem)))
+        conditions = build(picture, before).conditions
         await self._announce(body, tracked, None, picture)
-        await self._write_status(key, tracked, picture)
+        await self._write(key, tracked, before.model_copy(update={"conditions": conditions, "observed_generation": generation}), now)
 
     async def _announce(self, body: Body, t: Tracked, decision: Decision | None, picture: Picture) -> None:
         """An Event for each change of the node count, and for each condition that turns bad. Nothing else: an Event is for a person."""
@@ -95,14 +83,13 @@ class Reporter:
             except KubeError as error:
                 log.warning("an event could not be written: %s", error)
 
-    async def _write_status(self, key: Key, t: Tracked, picture: Picture) -> None:
-        status = build(picture, t.status)
-        if not worth_writing(status, t.status, t.status_at, picture.now):
+    async def _write(self, key: Key, t: Tracked, status: DeepSeekDeploymentStatus, now: float) -> None:
+        if not worth_writing(status, t.status, t.status_at, now):
             return
         try:
             await self._cluster.write_status(*key, as_body(status))
             self._telemetry.writes.labels("Status", "done").inc()
-            t.status, t.status_at = status, picture.now
+            t.status, t.status_at = status, now
         except KubeError as error:
             if error.status != 404:  # 404: deleted meanwhile
                 self._telemetry.writes.labels("Status", "failed").inc()

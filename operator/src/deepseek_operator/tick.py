@@ -106,7 +106,8 @@ class Tick:
                 key = verdict.wanted.key
                 log.exception("%s/%s: this tick leaves it as it is", *key)
                 problem = f"{type(error).__name__}: {error}"
-                self._start(key, self._reporter.report_invalid(key, verdict.wanted.body, verdict.tracked, problem, now))
+                report = self._reporter.report_invalid(key, verdict.wanted.body, verdict.tracked, problem, now, "InternalError")
+                self._start(key, report)
         return done
 
     async def settle(self) -> None:
@@ -150,7 +151,8 @@ class Tick:
         cluster = observed.cluster.name if observed.cluster else tracked.cluster
         if cluster != tracked.cluster:  # also at first sight
             tracked.cluster, tracked.cold_start = cluster, tracked.cold_start.passing_over(observed.pods)
-        tracked.cold_start = tracked.cold_start.seen(observed.pods)
+            tracked.serve, tracked.serve_read_at = None, -1e18  # it spoke of the other cluster's nodes
+            observed = replace(observed, serve=None)
         return Verdict(wanted, tracked, compiled, observed)
 
     # ----------------------------------------------------------------------------------------------------- what is demanded
@@ -180,7 +182,7 @@ class Tick:
         elif reading is None or reading.demand is None:
             v.missing = "Prometheus has no demand series of this object yet"
         else:
-            ready = sum(pod.ready for pod in v.observed.pods) * v.wanted.spec.nodes.replicas_per_node
+            ready = len(v.serving) * v.wanted.spec.nodes.replicas_per_node
             v.demand = Demand(reading.demand, complete=reading.reporting is not None and reading.reporting >= ready)
         v.capacity = capacity_in_spec(v.wanted.spec)
         if reading is not None and reading.replica_capacity is not None:
@@ -294,6 +296,7 @@ class Tick:
     async def _act_and_report(self, v: Verdict, now: float) -> None:
         await self._read_serve(v, now)
         await self._act(v)
+        self._measure_starts(v, now)
         if self._tracked.get(v.wanted.key) is v.tracked:  # else deleted meanwhile, and its metrics with it
             await self._reporter.report(v, now)
 
@@ -316,11 +319,21 @@ class Tick:
         except RayServeError as error:
             t.serve, t.serve_problem = None, str(error)
 
+    def _measure_starts(self, v: Verdict, now: float) -> None:
+        """A node's start ends when its replicas are first seen to answer."""
+        t = v.tracked
+        t.serving_since = {name: t.serving_since.get(name, now) for name in v.serving}
+        if v.observed.serve is not None:
+            pods = (replace(pod, ready_at=t.serving_since.get(pod.name)) for pod in v.observed.pods)
+            t.cold_start = t.cold_start.seen(pods)
+
     async def _act(self, v: Verdict) -> None:
         t, key = v.tracked, v.wanted.key
         assert t.desired is not None
         compiled = compile_service(*key, t.uid, v.wanted.spec, t.desired, self.settings.compile)
         v.observed = self.seen.observe(key, compiled, t.serve)
+        if v.observed.cluster is not None and v.observed.cluster.name != t.cluster:
+            return  # the service moved to another cluster since this tick began: plan on what that one's Ray Serve says
         planned = plan(t.desired, v.wanted.spec.nodes.replicas_per_node, v.observed)
         t.waiting_for = planned.waiting_for
         t.write_problem = await actuate(v.wanted, planned, v.observed, compiled, self.seen, self._cluster, self._serve, self.telemetry)

@@ -15,7 +15,16 @@ from deepseek_operator.api.v1alpha1 import DeepSeekDeployment
 from deepseek_operator.core.plan import ServeView
 from deepseek_operator.edge import telemetry
 from deepseek_operator.edge.rayserve import RayServe, RayServeError, serve_view
-from deepseek_operator.edge.rayservice import CompileOptions, compile_service, difference, group_index, read_pod
+from deepseek_operator.edge.rayservice import (
+    CompileOptions,
+    compile_budget,
+    compile_service,
+    difference,
+    group_index,
+    read_pod,
+    read_service,
+    replace_spec,
+)
 from deepseek_operator.fleet import Seen
 
 # ----------------------------------------------------------------------------------------------------------------- watches
@@ -79,7 +88,7 @@ def applications(**engine: Any) -> dict[str, Any]:
 
 def test_what_ray_serve_says() -> None:
     """A stopping replica still holds its node, and does not count as running; a replica without a node is on none."""
-    assert serve_view(applications(), "default.chat") == ServeView(2, ("a", "b"), 1, frozenset({"a", "head"}))
+    assert serve_view(applications(), "default.chat") == ServeView(2, ("a", "b"), 1, frozenset({"a", "head"}), ("a",))
     view = serve_view(applications(replicas=[{"node_instance_id": None, "state": "STARTING"}]), "default.chat")
     assert view is not None
     assert (view.replica_pods, view.running) == (("",), 0)
@@ -225,3 +234,75 @@ def test_a_watch_event_that_our_own_write_overtook_changes_nothing() -> None:
     assert seen.cluster_body("default", "chat-abc") == body_of("3", 1, uid="another")
     assert seen.note("clusters", "DELETED", body_of("13", 1, uid="another"))
     assert seen.cluster_body("default", "chat-abc") is None
+
+
+def test_a_late_deletion_of_an_earlier_object_leaves_its_successor() -> None:
+    """Deleted and created again under the same name: the old one's DELETED comes last and drops nothing."""
+    seen = Seen()
+    seen.note("clusters", None, body_of("20", 1, uid="new"))
+    assert not seen.note("clusters", "DELETED", body_of("19", 1, uid="old"))
+    assert seen.cluster_body("default", "chat-abc") is not None
+
+
+def test_what_was_noted_after_a_list_was_asked_for_is_newer_than_the_list() -> None:
+    """Created while the list was under way: not dropped. Deleted meanwhile: not revived. What was there before and is not listed goes."""
+    seen = Seen()
+    seen.note("clusters", None, body_of("5", 1))
+    begun = seen.moment
+    created = body_of("8", 1, uid="v")
+    created["metadata"]["name"] = "chat-new"
+    seen.note("clusters", "ADDED", created)
+    seen.note("clusters", "DELETED", body_of("9", 1))
+    seen.replace("clusters", [body_of("5", 1)], begun)
+    assert seen.cluster_body("default", "chat-new") is not None
+    assert seen.cluster_body("default", "chat-abc") is None
+    seen.replace("clusters", [])
+    assert seen.cluster_body("default", "chat-new") is None
+
+
+def test_the_budget_is_a_whole_minimum_one_below_the_nodes() -> None:
+    """4 nodes → at least 3 stay; 1 node → it may go. Kubernetes cannot work out maxUnavailable for a RayCluster and would allow nothing."""
+    assert [compile_budget("default", "chat", "u", nodes)["spec"]["minAvailable"] for nodes in (4, 1, 0)] == [3, 0, 0]
+    assert "maxUnavailable" not in compile_budget("default", "chat", "u", 4)["spec"]
+
+
+def service_of(spec: dict[str, Any]) -> dict[str, Any]:
+    parsed = DeepSeekDeployment.model_validate({"spec": {"model": {"source": "hf://a/b"}, **spec}}).spec
+    body = compile_service("default", "chat", "u", parsed, 2, CompileOptions())
+    return json.loads(json.dumps({**body, "metadata": {**body["metadata"], "resourceVersion": "1"}}))
+
+
+GPU = "spec.rayClusterConfig.workerGroupSpecs[0].template.spec"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "where"),
+    [
+        pytest.param({"nodeSelector": {"pool": "a"}}, {}, f"{GPU}.nodeSelector", id="the node selector is taken back"),
+        pytest.param(
+            {"nodeSelector": {"pool": "a", "zone": "b"}}, {"nodeSelector": {"pool": "a"}}, f"{GPU}.nodeSelector", id="one of its two labels"
+        ),
+        pytest.param({"tolerations": [{"key": "x"}]}, {}, f"{GPU}.tolerations", id="the tolerations"),
+        pytest.param(
+            {"resources": {"limits": {"cpu": "4", "memory": "8Gi"}}},
+            {"resources": {"limits": {"cpu": "4"}}},
+            f"{GPU}.containers[0].resources.limits",
+            id="the limit on memory",
+        ),
+        pytest.param({"nodeSelector": {"pool": "a"}}, {"nodeSelector": {"pool": "a"}}, "", id="nothing"),
+    ],
+)
+def test_a_setting_that_is_taken_back_reaches_the_cluster(before: Any, after: Any, where: str) -> None:
+    """The live RayService still has it: that is a difference, and it is repaired."""
+    live, wanted = service_of({"nodes": before}), service_of({"nodes": after})
+    assert read_service(live, wanted).differs_at == where
+
+
+def test_a_rayservice_that_an_earlier_object_left_behind_is_taken_over() -> None:
+    """Same name and labels, another owner: the difference names the owner, and the repair writes it."""
+    wanted = service_of({})
+    live = copy.deepcopy(wanted)
+    live["metadata"]["ownerReferences"][0]["uid"] = "an earlier one"
+    view = read_service(live, wanted)
+    assert view.differs_at == "metadata.ownerReferences"
+    assert {"op": "add", "path": "/metadata/ownerReferences", "value": wanted["metadata"]["ownerReferences"]} in replace_spec(view, wanted)

@@ -35,7 +35,7 @@ async def test_from_creation_to_the_first_answer(fleet: Any) -> None:
     """The RayService with the minimum, its budget, then a Ready node; each said in the status."""
     fleet.apply(nodes={"min": 2})
     await fleet.tick()
-    assert fleet.cluster.writes[:2] == [("apply", "budget", "chat"), ("create", "service", "chat")]
+    assert fleet.cluster.writes[:2] == [("create", "service", "chat"), ("apply", "budget", "chat")]
     assert fleet.mirrored() == 2
     assert fleet.condition("Ready") == ("False", "NoNodeReady")
     assert fleet.condition("Progressing") == ("True", "Waiting")
@@ -811,6 +811,19 @@ async def test_an_object_that_breaks_a_step_is_reported_and_the_others_go_on(fle
     monkeypatch.setattr(fleet.operator, "judge", broken)
     fleet.load(48, "other")
     await fleet.tick()
-    assert fleet.condition("Degraded", "chat") == ("True", "InvalidSpec")
-    assert fleet.status("chat")["nodes"]["desired"] == 2
+    assert fleet.condition("Degraded", "chat") == ("True", "InternalError")
+    assert fleet.status("chat")["nodes"] == {"desired": 2, "current": 2, "ready": 2}
+    assert fleet.status("chat")["capacity"]["requestsPerSecondPerNode"] == "10"
     assert fleet.decision("other") == (6, "ScaleUp")
+
+
+async def test_a_node_is_ready_when_its_own_replica_answers_not_when_its_pod_does(fleet: Any) -> None:
+    """Pods are Ready after 30 s, the model is loaded 300 s later: until then 0 nodes answer, and the cold start is 300 s and more."""
+    await running(fleet, 1, 5)
+    fleet.serve.load_seconds = 300
+    fleet.load(15)
+    await fleet.live(120)
+    assert fleet.status()["nodes"] == {"desired": 2, "current": 2, "ready": 1}
+    await fleet.live(300)
+    assert fleet.status()["nodes"]["ready"] == 2
+    assert fleet.status()["coldStart"]["p90Seconds"] >= 300

@@ -117,7 +117,7 @@ class ModelSpec(Part):
 
     source: Annotated[str, AfterValidator(_is_source)] = Field(
         description="Where the weights are: hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH (a volume claim in this namespace) or "
-        "file:///PATH (a folder in the image or on the node).",
+        "file:///PATH (a folder in the image).",
         max_length=512,
         json_schema_extra=_schema(
             x_kubernetes_validations=[{"rule": f"self.matches(r'{_SOURCE_PATTERN}')", "message": f"must be {_SOURCE_FORMS}"}]
@@ -134,8 +134,8 @@ class ModelSpec(Part):
     )
     engine: Engine = Field(
         default="transformers",
-        description="What runs the model: transformers (CPU or GPU), vllm (GPU), or echo, which repeats the prompt and needs no model: for "
-        "trying out scaling.",
+        description="What runs the model: transformers (on CPU in this release), vllm (reserved: not offered yet), or echo, which repeats "
+        "the prompt and needs no model: for trying out scaling.",
     )
 
 

@@ -53,6 +53,8 @@ class ServeView:
     replica_pods: tuple[str, ...] = ()
     running: int = 0
     proxy_pods: frozenset[str] = frozenset()
+    running_pods: tuple[str, ...] = ()
+    """The pod of every replica that answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,15 @@ class Observed:
     cluster: ClusterView | None = None
     pods: tuple[PodView, ...] = ()
     serve: ServeView | None = None
+
+    def serving(self, replicas_per_node: int) -> frozenset[str]:
+        """The pods whose replicas all answer. A pod is Ready as soon as its proxy can reach *any* replica, minutes before its own has loaded
+        the model; so Ray Serve's word counts, and the pod's own only while Ray Serve cannot be asked."""
+        ready = [pod.name for pod in self.pods if pod.ready]
+        if self.serve is None:
+            return frozenset(ready)
+        running = self.serve.running_pods
+        return frozenset(name for name in ready if running.count(name) >= replicas_per_node)
 
     @property
     def nodes(self) -> int | None:

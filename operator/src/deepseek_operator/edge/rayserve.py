@@ -76,9 +76,11 @@ def serve_view(body: Any, application: str) -> ServeView | None:
     if not deployment or deployment.get("target_num_replicas") is None:
         return None
     replicas = deployment.get("replicas") or []
+    running = tuple(str(replica.get("node_instance_id") or "") for replica in replicas if replica.get("state") == "RUNNING")
     return ServeView(
         target=int(deployment["target_num_replicas"]),
         replica_pods=tuple(str(replica.get("node_instance_id") or "") for replica in replicas),
-        running=sum(replica.get("state") == "RUNNING" for replica in replicas),
+        running=len(running),
+        running_pods=running,
         proxy_pods=frozenset(str(proxy.get("node_instance_id") or "") for proxy in (body.get("proxies") or {}).values()),
     )

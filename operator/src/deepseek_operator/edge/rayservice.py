@@ -117,14 +117,19 @@ def compile_service(
     }
 
 
-def compile_budget(namespace: str, name: str, uid: str) -> dict[str, Any]:
-    """The PodDisruptionBudget of the nodes: evictions (a drained machine, a cluster upgrade) take one at a time."""
+def compile_budget(namespace: str, name: str, uid: str, nodes: int) -> dict[str, Any]:
+    """The PodDisruptionBudget of `nodes` nodes: evictions (a drained machine, a cluster upgrade) take one at a time.
+
+    A whole `minAvailable`, because Kubernetes can work out `maxUnavailable` only for owners with a scale subresource, and a RayCluster has
+    none: it would allow no eviction at all.
+    """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": name, "namespace": namespace, "labels": labels(name), "ownerReferences": [owner(name, uid)]},
         "spec": {
-            "maxUnavailable": 1,
+            "minAvailable": max(0, nodes - 1),
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": {DEPLOYMENT_LABEL: name, "ray.io/node-type": "worker"}},
         },
     }
@@ -246,7 +251,7 @@ def read_service(body: Mapping[str, Any], compiled: Mapping[str, Any]) -> Servic
     return ServiceView(
         resource_version=body["metadata"]["resourceVersion"],
         mirrored_nodes=int(groups[0].get("replicas") or 0),
-        differs_at=difference(compiled["spec"], body.get("spec") or {}),
+        differs_at=_not_ours(body, compiled) or difference(compiled["spec"], body.get("spec") or {}),
         active_cluster=(status.get("activeServiceStatus") or {}).get("rayClusterName") or "",
         pending_cluster=(status.get("pendingServiceStatus") or {}).get("rayClusterName") or "",
     )
@@ -292,6 +297,16 @@ def instant(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
+def _not_ours(body: Mapping[str, Any], compiled: Mapping[str, Any]) -> str:
+    """Where the RayService does not belong to this object (one of the same name was deleted without it, say), or empty."""
+    owners = {reference.get("uid") for reference in body["metadata"].get("ownerReferences") or []}
+    wanted = compiled["metadata"]["ownerReferences"][0]["uid"]
+    return "" if wanted in owners else "metadata.ownerReferences"
+
+
+_WHOLE = {"nodeSelector", "limits", "requests", "tolerations", "volumes"}
+"""Parts that are ours alone: what we do not ask for must not be there either, or a setting could never be taken back."""
+
 _COUNTS = {"replicas", "scaleStrategy"}
 """What the actuation owns; everything else of the spec is compared."""
 
@@ -304,6 +319,9 @@ def difference(wanted: Any, live: Any, path: str = "spec") -> str:
     if isinstance(wanted, Mapping):
         if not isinstance(live, Mapping):
             return path
+        for name in _WHOLE & live.keys():
+            if live[name] and (not wanted.get(name) or len(live[name]) != len(wanted[name])):
+                return f"{path}.{name}"
         places = (
             difference(value, live[name], f"{path}.{name}") if name in live else f"{path}.{name}"
             for name, value in wanted.items()
@@ -338,7 +356,11 @@ def _without_count(config: Any) -> Any:
 
 def replace_spec(service: ServiceView, compiled: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Bring a RayService to what we compile now; refused by the API server if it changed meanwhile."""
-    return [_unchanged(service.resource_version), {"op": "replace", "path": "/spec", "value": compiled["spec"]}]
+    return [
+        _unchanged(service.resource_version),
+        {"op": "replace", "path": "/spec", "value": compiled["spec"]},
+        {"op": "add", "path": "/metadata/ownerReferences", "value": compiled["metadata"]["ownerReferences"]},
+    ]
 
 
 def mirror_nodes(nodes: int) -> list[dict[str, Any]]:
