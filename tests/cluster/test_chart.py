@@ -32,6 +32,8 @@ CHART = ROOT / "helm" / "deepseek-operator"
 NAMESPACE = "deepseek-system"
 PROMETHEUS = ("--set", "prometheus.url=http://prometheus.monitoring.svc:9090")
 
+IN_TEAM_A = ("--set", "watch.namespaces={team-a},networkPolicy.ray.kuberayNamespace=kuberay")
+
 OFFLINE = Cluster(Path(os.devnull))
 """For helm commands that need no cluster."""
 
@@ -83,6 +85,7 @@ def _environment(deployment: Body) -> dict[str, str]:
 
 EVERYTHING = (
     "watch.namespaces={team-a,team-b}",
+    "networkPolicy.ray.kuberayNamespace=kuberay",
     "forecaster.persistence.enabled=true",
     "monitoring.podMonitors.enabled=true",
     "monitoring.rules.enabled=true",
@@ -169,6 +172,19 @@ REFUSED = {
         ("--set-json", "networkPolicy.prometheusPorts=[]"),
         "at '/networkPolicy/prometheusPorts': minItems: got 0, want 1",
     ),
+    "a watched namespace without KubeRay's": (
+        ("--set", "watch.namespaces={team-a}"),
+        "networkPolicy.ray.kuberayNamespace is required where Ray pods get a NetworkPolicy",
+    ),
+    "KubeRay by no label": (
+        ("--set", "networkPolicy.ray.kuberayPodLabels.app\\.kubernetes\\.io/name=null"),
+        "at '/networkPolicy/ray/kuberayPodLabels': minProperties: got 0, want 1",
+    ),
+    "a peer that says nothing": (
+        ("--set-json", "networkPolicy.forecasterFrom=[{}]"),
+        "at '/networkPolicy/forecasterFrom/0': minProperties: got 0, want 1",
+    ),
+    "no series at all": (("--set", "forecaster.maxSeries=0"), "at '/forecaster/maxSeries': minimum: got 0, want 1"),
     "a namespace with capitals": (("--set", "watch.namespaces={Team}"), "at '/watch/namespaces/0': 'Team' does not match"),
 }
 
@@ -205,7 +221,11 @@ def test_every_value_has_a_place_in_the_schema() -> None:
 def test_the_operators_environment_is_what_its_command_line_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variable is a flag's, and arrives as the value that was set."""
     values = ("--set", "operator.tickSeconds=7,operator.stepSeconds=30,operator.logLevel=debug,operator.httpProxy=http://proxy:3128")
-    deployment = _one(_rendered(*values, "--set", "watch.namespaces={team-a,team-b}"), "Deployment", "ds-deepseek-operator")
+    deployment = _one(
+        _rendered(*values, "--set", "watch.namespaces={team-a,team-b},networkPolicy.ray.kuberayNamespace=kuberay"),
+        "Deployment",
+        "ds-deepseek-operator",
+    )
     environment = _environment(deployment)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -219,7 +239,11 @@ def test_the_operators_environment_is_what_its_command_line_reads(monkeypatch: p
 
 def test_the_forecasters_environment_is_what_its_command_line_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variable is a flag's, and arrives as the value that was set."""
-    deployment = _one(_rendered("--set", "forecaster.history=3d,forecaster.trainEvery=6h"), "Deployment", "ds-deepseek-operator-forecaster")
+    deployment = _one(
+        _rendered("--set", "forecaster.history=3d,forecaster.trainEvery=6h,forecaster.maxSeries=2000000"),
+        "Deployment",
+        "ds-deepseek-operator-forecaster",
+    )
     environment = _environment(deployment)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -227,6 +251,7 @@ def test_the_forecasters_environment_is_what_its_command_line_reads(monkeypatch:
     assert {name.removeprefix("DEEPSEEK_FORECASTER_").lower() for name in environment} <= set(given)
     assert (given["history"], given["train_every"], given["listen"]) == (3 * 86_400, 6 * 3_600, ("0.0.0.0", 8099))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert given["max_series"] == 2_000_000
     assert str(given["data"]) in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
@@ -276,7 +301,7 @@ async def test_the_operators_rights_suffice_for_all_it_does(release: LocalCluste
         assert [each["metadata"]["name"] for each in await kube.list_clusters()] == ["chat-1"]
         await kube.patch_cluster("team-a", "chat-1", [{"op": "replace", "path": "/spec/workerGroupSpecs/0/replicas", "value": 3}])
         assert await kube.list_pods() == []
-        await kube.apply_budget(compile_budget("team-a", "chat", uid))
+        await kube.apply_budget(compile_budget("team-a", "chat", uid, 1))
         await kube.write_status("team-a", "chat", {"nodes": {"desired": 3, "current": 2, "ready": 1}})
         await kube.create_event(chat, "Normal", "ScaledUp", "from 2 to 3", "2026-01-01T12:00:00.000000Z")
     finally:
@@ -311,7 +336,7 @@ def test_the_operator_may_not(verb: str, resource: str) -> None:
 
 async def test_with_named_namespaces_there_are_rights_in_these_alone(cluster: LocalCluster, tmp_path: Path) -> None:
     """Watching team-a: lists there work, in team-b and in all namespaces they are forbidden; nothing cluster-wide is bound."""
-    cluster.helm("install", "ds", str(CHART), "-n", NAMESPACE, *PROMETHEUS, "--set", "watch.namespaces={team-a}")
+    cluster.helm("install", "ds", str(CHART), "-n", NAMESPACE, *PROMETHEUS, *IN_TEAM_A)
     try:
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s")
         bindings = json.loads(cluster.kubectl("get", "clusterrolebindings", "-o", "json"))["items"]
@@ -370,9 +395,14 @@ OPERATOR = (
 )
 FORECASTER = (NAMESPACE, {**OPERATOR[1], "app.kubernetes.io/component": "forecaster"})
 HEAD = ("team-a", {"inference.deepseek.dev/deployment": "chat", "ray.io/node-type": "head"})
+OTHER_SERVICE = ("team-a", {"inference.deepseek.dev/deployment": "code", "ray.io/node-type": "worker"})
+OTHER_TEAM = ("team-b", {"inference.deepseek.dev/deployment": "chat", "ray.io/node-type": "worker"})
 WORKER = ("team-a", {"inference.deepseek.dev/deployment": "chat", "ray.io/node-type": "worker"})
 KUBERAY = ("kuberay", {"app.kubernetes.io/name": "kuberay-operator"})
+PRETENDER = ("team-a", KUBERAY[1])
+NEIGHBOUR = ("kuberay", {"app": "web"})
 PROMETHEUS_POD = ("monitoring", {"app": "prometheus"})
+GRAFANA = ("monitoring", {"app": "grafana"})
 STRANGER = ("team-a", {"app": "web"})
 
 FLOWS = {
@@ -385,7 +415,13 @@ FLOWS = {
     "forecaster does not call the operator": (FORECASTER, OPERATOR, 8080, False),
     "Prometheus scrapes the operator": (PROMETHEUS_POD, OPERATOR, 9090, True),
     "Prometheus scrapes a worker": (PROMETHEUS_POD, WORKER, 8080, True),
+    "Prometheus does not reach the forecaster, whose port also gives forecasts": (PROMETHEUS_POD, FORECASTER, 8099, False),
+    "a stranger does not ask the forecaster": (STRANGER, FORECASTER, 8099, False),
     "KubeRay asks a dashboard": (KUBERAY, HEAD, 8265, True),
+    "KubeRay's label in another namespace opens no dashboard": (PRETENDER, HEAD, 8265, False),
+    "another pod of KubeRay's namespace reaches no dashboard": (NEIGHBOUR, HEAD, 8265, False),
+    "Ray pods of another service of the namespace reach the dashboard": (OTHER_SERVICE, HEAD, 8265, True),
+    "Ray pods of another namespace reach no dashboard": (OTHER_TEAM, HEAD, 8265, False),
     "workers join their head": (WORKER, HEAD, 6379, True),
     "a stranger asks the model": (STRANGER, WORKER, 8000, True),
     "a stranger reaches no dashboard": (STRANGER, HEAD, 8265, False),
@@ -434,9 +470,27 @@ def _allowed(policies: list[Body], direction: str, of: Pod, other: Pod, port: in
 @pytest.mark.parametrize(("source", "target", "port", "allowed"), FLOWS.values(), ids=FLOWS.keys())
 def test_the_network_policies_let_through_what_is_needed_and_nothing_else(source: Pod, target: Pod, port: int, allowed: bool) -> None:
     """The rendered policies, read as the API defines them; enforcing them is the cluster network's part."""
-    policies = [each for each in _rendered("--set", "watch.namespaces={team-a}") if each["kind"] == "NetworkPolicy"]
+    policies = [each for each in _rendered(*IN_TEAM_A) if each["kind"] == "NetworkPolicy"]
     through = _allowed(policies, "Egress", source, target, port) and _allowed(policies, "Ingress", target, source, port)
     assert through is allowed
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [(PROMETHEUS_POD, True), (OPERATOR, True), (GRAFANA, False), (("team-a", PROMETHEUS_POD[1]), False), (STRANGER, False)],
+    ids=["Prometheus", "the operator", "its neighbour Grafana", "its label in another namespace", "a stranger"],
+)
+def test_the_forecaster_answers_to_the_operator_and_to_whom_the_user_names(source: Pod, allowed: bool) -> None:
+    """Named: the pods app=prometheus of the namespace monitoring, and no others."""
+    named = [
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": PROMETHEUS_POD[0]}},
+            "podSelector": {"matchLabels": PROMETHEUS_POD[1]},
+        }
+    ]
+    rendered = _rendered("--set-json", f"networkPolicy.forecasterFrom={json.dumps(named)}")
+    policies = [each for each in rendered if each["kind"] == "NetworkPolicy"]
+    assert _allowed(policies, "Ingress", FORECASTER, source, 8099) is allowed
 
 
 def test_the_policies_select_the_pods_the_deployments_make() -> None:

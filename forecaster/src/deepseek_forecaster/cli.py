@@ -31,6 +31,13 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - `:8099` asks for all interfaces
 
 
+def count(text: str) -> int:
+    """A whole number above 0; ArgumentTypeError says what is allowed."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 to 999999999; was {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="deepseek-forecaster", description="Predicts load, with quantiles of its peak.")
@@ -43,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _flag(serve, "--history", "DURATION", duration, "14d", "how far back to read and keep; at most 50,000 steps")
     _flag(serve, "--train-every", "DURATION", duration, "", "how often the models of a series are fitted anew; empty: once a season")
     _flag(serve, "--forget-after", "DURATION", duration, "14d", "delete a series nobody has asked about for so long")
+    _flag(serve, "--max-series", "N", count, "10000", "watch at most so many series; a further one is answered with an error")
     _flag(serve, "--read-timeout", "DURATION", duration, "30s", "how long one read from Prometheus may take")
     _flag(serve, "--log-level", "LEVEL", str, "INFO", "DEBUG, INFO, WARNING or ERROR")
     return top
@@ -90,6 +98,7 @@ async def _serve(given: argparse.Namespace) -> None:
         train_every_seconds=given.train_every,
         forget_after_seconds=given.forget_after,
         read_timeout_seconds=given.read_timeout,
+        max_series=given.max_series,
     )
     host, port = given.listen
     stop = asyncio.Event()

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ABOUT = "series.json"
 SAVE_ASKED_EVERY_SECONDS = 3_600.0
+MAX_SERIES = 10_000
+"""Series under watch unless told otherwise: as many as one batch may ask about."""
 
 
 class About(Message):
@@ -103,15 +105,21 @@ class DirectoryInUseError(RuntimeError):
     """Another forecaster works on this data directory."""
 
 
+class TooManySeriesError(RuntimeError):
+    """As many series are watched as may be; the text says how many that is."""
+
+
 class Registry:
     """All watched series, by id. One process at a time works on a data directory: `with Registry(…)` holds its lock.
 
     Looking up, registering and noting a question touch no disk; the background work does.
+    `max_series` bounds what is registered anew: series that lie on disk are taken up even where it is lower than before.
     """
 
-    def __init__(self, directory: Path, season_seconds: float) -> None:
+    def __init__(self, directory: Path, season_seconds: float, max_series: int = MAX_SERIES) -> None:
         self._directory = directory
         self._season = season_seconds
+        self._max_series = max_series
         self._watched: dict[str, Watched] = {}
         self._changing = threading.Lock()
         self._locked: IO[str] | None = None
@@ -153,10 +161,15 @@ class Registry:
         return found if same else None
 
     def register(self, request: ForecastRequest, now: float) -> Watched:
-        """Watch a series from now on; one of the same id with another query or step is no longer watched."""
-        watched = self._new(request, now, self._directory / "series" / _folder(request))
+        """Watch a series from now on; one of the same id with another query or step is no longer watched. TooManySeriesError."""
         with self._changing:
             replaced = self._watched.get(request.series)
+            if replaced is None and len(self._watched) >= self._max_series:
+                raise TooManySeriesError(
+                    f"at most {self._max_series} series are watched (--max-series), and {len(self._watched)} are;"
+                    " one nobody asks about makes room after --forget-after"
+                )
+            watched = self._new(request, now, self._directory / "series" / _folder(request))
             self._watched[request.series] = watched
         if replaced is not None:
             log.info("series %s has a new query or step; its history starts anew", request.series)

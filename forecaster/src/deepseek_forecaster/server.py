@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from .collect import Collector
 from .metrics import FleetMetrics
 from .prometheus import PrometheusReader
-from .registry import Registry, Watched
+from .registry import MAX_SERIES, Registry, TooManySeriesError, Watched
 from .schedule import Trainer
 from .series import NoForecastError
 from .types import Forecast
@@ -41,6 +41,7 @@ class Settings:
     """None: once a season."""
     forget_after_seconds: float = 14 * 86_400.0
     read_timeout_seconds: float = 30.0
+    max_series: int = MAX_SERIES
 
 
 class Service:
@@ -107,7 +108,11 @@ class Service:
         for request in batch.requests:
             watched = self.registry.get(request)
             if watched is None:
-                watched = self.registry.register(request, now)
+                try:
+                    watched = self.registry.register(request, now)
+                except TooManySeriesError as error:
+                    errors[request.series] = str(error)
+                    continue
             else:
                 self.registry.asked(watched, request, now)
             try:
@@ -151,7 +156,7 @@ def _report_end(task: asyncio.Task[None]) -> None:
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, host: str, port: int, now: Callable[[], float] = time.time) -> AsyncIterator[tuple[Service, int]]:
     """Serve until the block ends; gives the service and the port (a free one when `port` is 0). DirectoryInUseError, OSError."""
-    with Registry(settings.data, settings.season_seconds) as registry:
+    with Registry(settings.data, settings.season_seconds, settings.max_series) as registry:
         service = Service(settings, registry, now)
         runner = web.AppRunner(service.application(), access_log=None)
         await runner.setup()

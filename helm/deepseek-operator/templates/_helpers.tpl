@@ -47,6 +47,10 @@ app.kubernetes.io/component: {{ .component }}
 {{ required "prometheus.url is required: the URL of the Prometheus that scrapes the Ray pods, for example --set prometheus.url=http://prometheus-server.monitoring.svc:9090" .Values.prometheus.url }}
 {{- end }}
 
+{{- define "deepseek-operator.kuberayNamespace" -}}
+{{ required "networkPolicy.ray.kuberayNamespace is required where Ray pods get a NetworkPolicy (networkPolicy.ray.namespaces or watch.namespaces): the namespace the KubeRay operator runs in, for example --set networkPolicy.ray.kuberayNamespace=kuberay-system; see kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator" .Values.networkPolicy.ray.kuberayNamespace }}
+{{- end }}
+
 {{/* Where and as what a component's pod runs: its nodes, its priority, without any privilege (Pod Security restricted). */}}
 {{- define "deepseek-operator.podSettings" -}}
 {{- with .root.Values.imagePullSecrets }}

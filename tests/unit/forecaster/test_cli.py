@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_forecaster.cli import address, duration, main, parser
+from deepseek_forecaster.cli import address, count, duration, main, parser
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("6h", 21_600), ("14d", 1_209_600), ("2w", 1_209_600)])
@@ -30,15 +30,25 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         address(text)
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e4", "", "many", "1_000"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number of 1 to 999999999"):
+        count(text)
+
+
 def test_every_flag_has_an_environment_variable_and_the_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSEEK_FORECASTER_PROMETHEUS", "http://p:9090")
     monkeypatch.setenv("DEEPSEEK_FORECASTER_DATA", "/data")
     monkeypatch.setenv("DEEPSEEK_FORECASTER_SEASON", "48m")
     monkeypatch.setenv("DEEPSEEK_FORECASTER_TRAIN_EVERY", "6h")
+    monkeypatch.setenv("DEEPSEEK_FORECASTER_MAX_SERIES", "250")
     given = parser().parse_args(["serve", "--season", "1d"])
     assert (given.prometheus, given.data, given.season, given.train_every) == ("http://p:9090", Path("/data"), 86_400, 21_600)
     assert given.listen == ("127.0.0.1", 8099)
     assert given.history == 14 * 86_400
+    assert given.max_series == 250
+    monkeypatch.delenv("DEEPSEEK_FORECASTER_MAX_SERIES")
+    assert parser().parse_args(["serve"]).max_series == 10_000
     monkeypatch.delenv("DEEPSEEK_FORECASTER_TRAIN_EVERY")
     assert parser().parse_args(["serve"]).train_every is None, "once a season"
 

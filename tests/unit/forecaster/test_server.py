@@ -190,6 +190,36 @@ async def test_a_new_query_for_a_known_series_starts_its_history_anew(prometheus
         assert len(service.registry) == 1
 
 
+async def test_with_two_series_allowed_a_third_is_refused_until_one_of_them_is_forgotten(prometheus: Any, tmp_path: Path) -> None:
+    """The two are answered all the same, also under a new query; the third leaves nothing in memory or on disk."""
+    async with serving(settings(prometheus, tmp_path, max_series=2), "127.0.0.1", 0) as (service, port):
+        await until(port, lambda found: len(found) == 2, "a", "b")
+        status, body = await post(port, batch("a", "c", "b"))
+        response = read_response(body)
+        assert status == 200
+        assert response.by_series().keys() == {"a", "b"}
+        assert response.errors.keys() == {"c"}
+        assert response.errors["c"].startswith("at most 2 series are watched (--max-series), and 2 are")
+        assert len(service.registry) == 2
+        assert len(list((tmp_path / "series").iterdir())) == 2
+        assert "a" in await until(port, bool, "a", query="another")
+        await until(port, bool, "b")
+        (forgotten,) = (watched for watched in service.registry if watched.series == "a")
+        forgotten.asked_at = 0.0
+        assert service.registry.forget(1.0) == ["a"]
+        assert "c" in await until(port, bool, "c")
+
+
+async def test_more_series_on_disk_than_are_allowed_are_kept_and_no_further_one_is_taken(prometheus: Any, tmp_path: Path) -> None:
+    """Started again with one series allowed where two lie on disk: both are answered, a third is not."""
+    async with serving(settings(prometheus, tmp_path), "127.0.0.1", 0) as (_, port):
+        await until(port, lambda found: len(found) == 2, "a", "b")
+    async with serving(settings(prometheus, tmp_path, max_series=1), "127.0.0.1", 0) as (_, port):
+        await until(port, lambda found: len(found) == 2, "a", "b")
+        _, body = await post(port, batch("c"))
+        assert read_response(body).errors["c"].startswith("at most 1 series are watched (--max-series), and 2 are")
+
+
 async def test_a_series_nobody_asks_about_is_forgotten_with_its_files(prometheus: Any, tmp_path: Path) -> None:
     async with serving(settings(prometheus, tmp_path), "127.0.0.1", 0) as (service, port):
         await until(port, bool, "a", "b")
