@@ -309,7 +309,13 @@ def test_the_charts_rights_are_enough_and_every_write_is_the_operators(stand: St
     cluster = stand.cluster
     cluster.kubectl("create", "namespace", "tenant")
     manifests = cluster.helm(
-        "template", "rights", str(chart), "--namespace", "tenant", "--set", "watch.namespaces={tenant},prometheus.url=http://p"
+        "template",
+        "rights",
+        str(chart),
+        "--namespace",
+        "tenant",
+        "--set",
+        "watch.namespaces={tenant},prometheus.url=http://p,networkPolicy.ray.kuberayNamespace=kuberay",
     )
     wanted = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
     rights = [each for each in yaml.safe_load_all(manifests) if each and each["kind"] in wanted]

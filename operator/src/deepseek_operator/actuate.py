@@ -6,7 +6,17 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from deepseek_operator.core.plan import CreateService, MirrorNodes, Observed, Plan, SetNodes, SetReplicas, UpdateService
+from deepseek_operator.core.plan import (
+    ClusterView,
+    CreateService,
+    MirrorNodes,
+    Observed,
+    Plan,
+    SetNodes,
+    SetPendingNodes,
+    SetReplicas,
+    UpdateService,
+)
 from deepseek_operator.edge import rayservice
 from deepseek_operator.edge.kube import Cluster, KubeError, StaleError
 from deepseek_operator.edge.rayserve import RayServeError, ServeControl
@@ -57,6 +67,8 @@ def in_words(action: object) -> str:
             return f"mirrored {nodes} nodes into the RayService"
         case SetNodes(nodes, release, _):
             return f"set the RayCluster to {nodes} nodes" + (f", releasing {', '.join(release)}" if release else "")
+        case SetPendingNodes(nodes):
+            return f"set the RayCluster that takes over to {nodes} nodes"
         case SetReplicas(replicas):
             return f"told Ray Serve to run {replicas} replicas"
         case _:
@@ -84,14 +96,21 @@ async def _write(
             seen.note("services", None, await cluster.patch_service(namespace, name, rayservice.mirror_nodes(nodes)))
         case SetNodes(nodes, release, leaving):
             assert observed.cluster is not None
-            body = seen.cluster_body(namespace, observed.cluster.name)
-            if body is None:
-                raise StaleError("the RayCluster is gone")
-            patch = rayservice.set_nodes(observed.cluster, rayservice.group_index(body), nodes, release + leaving)
-            seen.note("clusters", None, await cluster.patch_cluster(namespace, observed.cluster.name, patch))
+            await _patch_nodes(namespace, observed.cluster, nodes, release + leaving, seen, cluster)
             await cluster.apply_budget(rayservice.compile_budget(namespace, name, uid, nodes))
+        case SetPendingNodes(nodes):
+            assert observed.pending is not None
+            await _patch_nodes(namespace, observed.pending, nodes, (), seen, cluster)
         case SetReplicas(replicas):
             assert observed.cluster is not None
             await serve.scale(namespace, observed.cluster.name, wanted.application, replicas)
         case _:
             raise AssertionError(f"unknown action {action}")
+
+
+async def _patch_nodes(namespace: str, view: ClusterView, nodes: int, named: tuple[str, ...], seen: Seen, cluster: Cluster) -> None:
+    body = seen.cluster_body(namespace, view.name)
+    if body is None:
+        raise StaleError(f"the RayCluster {view.name} is gone")
+    patch = rayservice.set_nodes(view, rayservice.group_index(body), nodes, named)
+    seen.note("clusters", None, await cluster.patch_cluster(namespace, view.name, patch))

@@ -91,7 +91,9 @@ class Seen:
             for pod in self._by_deployment["pods"].get(key, {}).values()
             if pod["metadata"]["labels"].get("ray.io/cluster") == name and pod["metadata"]["labels"].get("ray.io/node-type") == "worker"
         )
-        return Observed(service=service, cluster=read_cluster(cluster_body), pods=tuple(pods), serve=serve)
+        taking_over = self._bodies["clusters"].get((key[0], service.pending_cluster)) if service.active_cluster else None
+        pending = read_cluster(taking_over) if taking_over and not taking_over["metadata"].get("deletionTimestamp") else None
+        return Observed(service=service, cluster=read_cluster(cluster_body), pods=tuple(pods), serve=serve, pending=pending)
 
     def cluster_body(self, namespace: str, name: str) -> Body | None:
         """A RayCluster as last seen."""

@@ -15,6 +15,7 @@ from deepseek_operator.core.plan import (
     ServeView,
     ServiceView,
     SetNodes,
+    SetPendingNodes,
     SetReplicas,
     UpdateService,
     plan,
@@ -233,3 +234,12 @@ def test_replicas_are_not_raised_while_kuberay_has_not_opened_the_service() -> N
     assert plan(4, 1, starting).actions == (MirrorNodes(4), SetNodes(4))
     assert plan(4, 1, starting).waiting_for == "KubeRay to open the service"
     assert plan(2, 1, starting).actions == (SetReplicas(2),)
+
+
+def test_during_an_upgrade_the_cluster_that_takes_over_grows_too_and_is_never_shrunk() -> None:
+    """It was created with 3 nodes; 5 are needed now: 5 there as well, or the switch would lose 2. With 2 needed it keeps its 3."""
+    service = ServiceView("1", 3, "", "c", "d")
+    serve = ServeView(3, ("a", "b", "c"), 3, frozenset({"a", "b", "c"}), ("a", "b", "c"))
+    upgrading = Observed(service, ClusterView("c", "7", 3), (), serve, ClusterView("d", "9", 3))
+    assert plan(5, 1, upgrading).actions == (SetPendingNodes(5), MirrorNodes(5), SetNodes(5), SetReplicas(5))
+    assert SetPendingNodes(2) not in plan(2, 1, upgrading).actions

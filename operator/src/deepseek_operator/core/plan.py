@@ -65,6 +65,8 @@ class Observed:
     cluster: ClusterView | None = None
     pods: tuple[PodView, ...] = ()
     serve: ServeView | None = None
+    pending: ClusterView | None = None
+    """During an upgrade: the cluster that is to take over."""
 
     def serving(self, replicas_per_node: int) -> frozenset[str]:
         """The pods whose replicas all answer. A pod is Ready as soon as its proxy can reach *any* replica, minutes before its own has loaded
@@ -116,13 +118,20 @@ class SetNodes:
 
 
 @dataclass(frozen=True, slots=True)
+class SetPendingNodes:
+    """Raise the node count of the cluster that is to take over: it was created with the count of that moment."""
+
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetReplicas:
     """Tell Ray Serve how many replicas to run."""
 
     replicas: int
 
 
-Action = CreateService | UpdateService | MirrorNodes | SetNodes | SetReplicas
+Action = CreateService | UpdateService | MirrorNodes | SetNodes | SetPendingNodes | SetReplicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +156,8 @@ def plan(desired: int, replicas_per_node: int, seen: Observed) -> Plan:
         return Plan(tuple(actions), "KubeRay to start the cluster")
     if cluster.autoscaler_on:
         return Plan(tuple(actions))  # another writer owns the count; said in a condition, not fought
+    if seen.pending is not None and seen.pending.nodes < desired:
+        actions.append(SetPendingNodes(desired))
     step = _up if desired >= cluster.nodes else _down
     writes, waiting_for = step(desired, replicas_per_node, seen, cluster)
     return Plan(tuple(actions + writes), waiting_for)
