@@ -126,17 +126,17 @@ async def test_three_nodes_come_and_two_go_and_no_request_fails(cluster: LocalCl
     )
     del body["metadata"]["uid"]
     cluster.apply(json.dumps(body))
-    await _until(cluster, 1, 180)
+    await _until(cluster, 1, 300)
     first = [name for name in cluster.kubectl("get", "pods", "-o", "name").split() if "worker" in name]
     traffic = Traffic(cluster.proxy_url)
     playing = asyncio.create_task(traffic.play())
     try:
         await asyncio.sleep(10)
         traffic.rate = 4.0
-        await _until(cluster, 3, 120)
+        await _until(cluster, 3, 300)
         await asyncio.sleep(10)
         traffic.rate = 1.0
-        await _until(cluster, 1, 180)
+        await _until(cluster, 1, 300)
         await asyncio.sleep(5)
     finally:
         playing.cancel()
