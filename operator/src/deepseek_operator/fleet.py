@@ -237,7 +237,9 @@ class Verdict:
 
     wanted: Wanted
     tracked: Tracked
-    compiled: dict[str, object]
+    compiled: dict[str, Any]
+    """The RayService for `compiled_for` nodes."""
+    compiled_for: int
     observed: Observed
     demand: Demand | None = None
     missing: str = ""

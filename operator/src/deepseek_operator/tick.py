@@ -153,7 +153,7 @@ class Tick:
             tracked.cluster, tracked.cold_start = cluster, tracked.cold_start.passing_over(observed.pods)
             tracked.serve, tracked.serve_read_at = None, -1e18  # it spoke of the other cluster's nodes
             observed = replace(observed, serve=None)
-        return Verdict(wanted, tracked, compiled, observed)
+        return Verdict(wanted, tracked, compiled, nodes, observed)
 
     # ----------------------------------------------------------------------------------------------------- what is demanded
 
@@ -330,7 +330,9 @@ class Tick:
     async def _act(self, v: Verdict) -> None:
         t, key = v.tracked, v.wanted.key
         assert t.desired is not None
-        compiled = compile_service(*key, t.uid, v.wanted.spec, t.desired, self.settings.compile)
+        compiled = v.compiled
+        if t.desired != v.compiled_for:
+            compiled = compile_service(*key, t.uid, v.wanted.spec, t.desired, self.settings.compile)
         v.observed = self.seen.observe(key, compiled, t.serve)
         if v.observed.cluster is not None and v.observed.cluster.name != t.cluster:
             return  # the service moved to another cluster since this tick began: plan on what that one's Ray Serve says
