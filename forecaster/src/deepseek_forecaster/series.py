@@ -58,10 +58,12 @@ class View:
 class SeriesForecaster:
     """Forecasts one series on its grid of `step_seconds`, with a season of `season_seconds`."""
 
-    def __init__(self, step_seconds: int, season_seconds: float) -> None:
+    def __init__(self, step_seconds: int, season_seconds: float, experts: Sequence[str] | None = None) -> None:
+        """`experts` restricts who speaks (None: all); the naive one always does, as the yardstick."""
         self.step_seconds = step_seconds
         self.day = season_seconds / step_seconds
-        self._fast = {expert.name: Member(expert) for expert in (LastValue(), TenMinuteMean(), SeasonalNaive())}
+        untrained = (LastValue(), TenMinuteMean(), SeasonalNaive())
+        self._fast = {one.name: Member(one) for one in untrained if experts is None or one.name in (*experts, NAIVE)}
         self._trained: dict[str, Member] = {}
         self._steps = 10
         self._asked: dict[tuple[int, tuple[float, ...]], float] = {}
