@@ -34,8 +34,9 @@ def walk(
     """Forecasts as the live service would have issued them: one after each `every`-th step from `start` on, knowing only `values[:i]`.
 
     `values[i]` is the mean load of step i in units of work per second (None or NaN: unknown). The forecast after `values[:i]` has
-    `issued_at = (first + i) × step_seconds`; an origin with nothing to forecast from is left out. Trained experts are fitted at the first
-    origin and then every `refit_seconds`, on what was known then. `experts` restricts who speaks (None: all). `progress` is told the share done.
+    `issued_at = (first + i) × step_seconds`; an origin with nothing to forecast from is left out. Trained experts are fitted at the
+    first origin and then every `refit_seconds`, on what was known then. `experts` restricts who speaks (None: all). `progress` is told
+    the share done.
     """
     known = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     series = SeriesForecaster(step_seconds, season_seconds, experts)
