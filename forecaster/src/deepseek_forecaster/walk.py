@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from .models import TRAINABLE, new_expert
-from .models.expert import Floats, History
+from .models.expert import Expert, Floats, History
 from .record import Member
 from .series import NoForecastError, SeriesForecaster
 from .train import held_out
@@ -15,6 +15,16 @@ from .types import Forecast
 
 LEAST_TAUGHT = 60
 """Fewer known steps than this teach no expert anything."""
+
+Fitting = Callable[[str, History, int], Expert]
+"""How an expert is fitted: (name, history, steps) → the fitted expert; whatever it raises leaves that expert out until the next refit."""
+
+
+def fit_anew(name: str, history: History, steps: int) -> Expert:
+    """A new expert fitted on this history, as the trainer does it; what the expert's `fit` raises."""
+    expert = new_expert(name)
+    expert.fit(history, steps)
+    return expert
 
 
 def walk(
@@ -30,6 +40,7 @@ def walk(
     first: int = 0,
     experts: Sequence[str] | None = None,
     progress: Callable[[float], None] | None = None,
+    fitting: Fitting = fit_anew,
 ) -> Iterator[Forecast]:
     """Forecasts as the live service would have issued them: one after each `every`-th step from `start` on, knowing only `values[:i]`.
 
@@ -47,7 +58,7 @@ def walk(
     for i in range(start, len(known) + 1, every):
         history = History(known[:i], first, series.day)
         if refitted is None or i - refitted >= refit_every:
-            _refit(series, history, experts)
+            _refit(series, history, experts, fitting)
             refitted = i
         series.observe(history)
         if progress is not None:
@@ -58,7 +69,7 @@ def walk(
             continue
 
 
-def _refit(series: SeriesForecaster, history: History, experts: Sequence[str] | None) -> None:
+def _refit(series: SeriesForecaster, history: History, experts: Sequence[str] | None, fitting: Fitting) -> None:
     """Fit the trainable experts as the trainer does: on all but the newest part, by which they are then judged."""
     number = int(np.isfinite(history.values).sum())
     if number < LEAST_TAUGHT:
@@ -67,9 +78,8 @@ def _refit(series: SeriesForecaster, history: History, experts: Sequence[str] | 
     for name in TRAINABLE:
         if experts is not None and name not in experts:
             continue
-        expert = new_expert(name)
         try:
-            expert.fit(taught, series.steps)
+            expert = fitting(name, taught, series.steps)
         except Exception:  # noqa: S112  # any failure of one fit leaves it out, as the trainer does
             continue
         series.adopt(Member(expert, history.first + len(taught) - 1, float((history.first + len(history)) * series.step_seconds)))
