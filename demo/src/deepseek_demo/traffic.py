@@ -5,7 +5,6 @@ The CSV has the columns `t_min` (minutes since its start, increasing) and `count
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from deepseek_forecaster.trace import TraceError
+from deepseek_forecaster.trace import read_trace as read_counts
+
+__all__ = ["MINUTES_PER_DAY", "Trace", "TraceError", "generate", "read_trace"]
+
 Floats = NDArray[np.float64]
 
 MINUTES_PER_DAY = 1440
-
-
-class TraceError(ValueError):
-    """The file is no trace; the message names line and column and says what is expected there."""
 
 
 @dataclass(frozen=True)
@@ -57,66 +57,10 @@ def _integral(values: Floats, edges: Floats) -> Floats:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace from a CSV. Rows may be missing (unknown); the step is the commonest distance between two rows.
-
-    Raises `TraceError` with line, column and what is expected.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _parse(path.stem, list(csv.reader(file)), path)
-    except OSError as error:
-        raise TraceError(f"{path}: {error.strerror}; expected a CSV file with the columns t_min,count") from None
-    except UnicodeDecodeError:
-        raise TraceError(f"{path}: not a text file; expected a CSV file with the columns t_min,count") from None
-
-
-def _parse(name: str, rows: list[list[str]], path: Path) -> Trace:
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    for column in ("t_min", "count"):
-        if column not in header:
-            raise TraceError(f"{path}, line 1: expected a header with the columns t_min and count, was {','.join(header)!r}")
-    at, of = header.index("t_min"), header.index("count")
-    lines: list[int] = []
-    times: list[float] = []
-    counts: list[float] = []
-    for line, row in enumerate(rows[1:], start=2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) <= max(at, of):
-            raise TraceError(f"{path}, line {line}: expected {len(header)} columns ({','.join(header)}), found {len(row)}")
-        time = _number(row[at], f"{path}, line {line}, column t_min: expected minutes since the start, a number of 0 or more")
-        if times and time <= times[-1]:
-            raise TraceError(f"{path}, line {line}, column t_min: expected more than the {times[-1]:g} of the row before, was {time:g}")
-        expected = f"{path}, line {line}, column count: expected a number of 0 or more, or nothing where it is unknown"
-        lines.append(line)
-        times.append(time)
-        counts.append(_number(row[of], expected) if row[of].strip() else math.nan)
-    if len(times) < 2:
-        raise TraceError(f"{path}: expected at least 2 rows below the header, found {len(times)}")
-    distances, times_seen = np.unique(np.round(np.diff(times), 6), return_counts=True)
-    step = float(distances[times_seen.argmax()])
-    places = (np.asarray(times) - times[0]) / step
-    crooked = np.flatnonzero(np.abs(places - np.round(places)) > 0.01)
-    if len(crooked):
-        line = lines[crooked[0]]
-        raise TraceError(
-            f"{path}, line {line}, column t_min: expected a multiple of the step ({step:g} min) after the first row, was {times[crooked[0]]:g}"
-        )
-    filled = np.full(round(float(places[-1])) + 1, np.nan)
-    filled[np.round(places).astype(int)] = counts
-    if not np.nanmax(filled, initial=0.0) > 0:
-        raise TraceError(f"{path}, column count: expected at least one count above 0")
-    return Trace(name, step, filled)
-
-
-def _number(text: str, expected: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise TraceError(f"{expected}, was {text.strip()!r}")
-    return number
+    """Read a trace from a CSV, as the backtest and the replay do. TraceError names line, column and what is expected."""
+    recorded = read_counts(path)
+    counts = np.array([np.nan if count is None else count for count in recorded.counts])
+    return Trace(recorded.name, recorded.step_seconds / 60, counts)
 
 
 def generate(days: int = 12, seed: int = 7, mean_per_minute: float = 1500.0) -> Trace:
