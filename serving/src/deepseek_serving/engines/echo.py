@@ -6,8 +6,22 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
-from deepseek_serving.engine import Delta, EngineStats, FinishReason, Generation, Picture, PromptSize, StartupParts, context_exceeded
+from deepseek_serving.engine import (
+    Chance,
+    Delta,
+    EngineStats,
+    FinishReason,
+    Generation,
+    Picture,
+    PromptSize,
+    RequestError,
+    StartupParts,
+    TokenChances,
+    context_exceeded,
+)
+from deepseek_serving.stopping import StopTexts
 
 CONTEXT = 8192
 """Most tokens of a prompt; a token is a word with the blanks before it, a picture is one token."""
@@ -15,14 +29,19 @@ CONTEXT = 8192
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
-class EchoEngine:
-    """Echoes the last user's turn word by word, a picture as `[48x48 picture]`.
+PRECISION = "exact"
+"""What an engine without weights answers when it is asked for its precision."""
 
-    It is instant: `serving.maxTokensPerSecond` gives a replica of it a true and exact capacity.
+
+class EchoEngine:
+    """Echoes the last user's turn word by word, a picture as `[48x48 picture]`; n answers take turns, word by word, and are all alike.
+
+    It is certain of each word: every log-probability is 0. It is instant: `serving.maxTokensPerSecond` gives a replica of it a true and exact
+    capacity.
     """
 
     def __init__(self) -> None:
-        self._running: set[str] = set()
+        self._running: dict[str, int] = {}
         self._cancelled: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -34,25 +53,26 @@ class EchoEngine:
     async def submit(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """One delta per word; gives way to other requests between two words."""
         began = time.monotonic()
-        words = _WORD.findall(_echo(generation)) or [""]
+        if generation.structure is not None:
+            raise RequestError("The echo engine cannot keep to a JSON schema.", code="unsupported_parameter", param="response_format")
         prompt = PromptSize(tokens=_prompt_tokens(generation), image=len(generation.pictures))
         if prompt.tokens >= CONTEXT:
             raise context_exceeded(prompt.tokens, CONTEXT)
-        self._running.add(generation.request_id)
+        answer = _answer(generation)
+        self._running[generation.request_id] = generation.n
         self._idle.clear()
         try:
-            kept = words[: generation.max_tokens]
-            for index, word in enumerate(kept):
-                last = index == len(kept) - 1
-                finish: FinishReason | None = None if not last else "length" if len(kept) < len(words) else "stop"
-                self._busy_seconds += time.monotonic() - began
-                yield Delta(word, prompt=prompt if index == 0 else None, finish=finish)
-                await asyncio.sleep(0)
-                began = time.monotonic()
-                if generation.request_id in self._cancelled:
-                    return
+            for number, delta in enumerate(answer):
+                for index in range(generation.n):
+                    first = number == index == 0
+                    self._busy_seconds += time.monotonic() - began
+                    yield replace(delta, index=index, prompt=prompt if first else None)
+                    await asyncio.sleep(0)
+                    began = time.monotonic()
+                    if generation.request_id in self._cancelled:
+                        return
         finally:
-            self._running.discard(generation.request_id)
+            self._running.pop(generation.request_id, None)
             self._cancelled.discard(generation.request_id)
             if not self._running:
                 self._idle.set()
@@ -65,13 +85,43 @@ class EchoEngine:
         await self._idle.wait()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=len(self._running), waiting=0, slots=CONTEXT, busy_seconds=self._busy_seconds)
+        running = sum(self._running.values())
+        return EngineStats(running, waiting=0, slots=CONTEXT, busy_seconds=self._busy_seconds, precision=PRECISION)
+
+    def precisions(self) -> tuple[str, ...]:
+        return (PRECISION,)
+
+    def set_precision(self, precision: str) -> None:
+        if precision != PRECISION:
+            raise ValueError(f"precision must be {PRECISION}, was {precision!r}")
 
     def check_health(self) -> None:
         """Nothing in here can break."""
 
     async def close(self) -> None:
-        self._cancelled |= self._running
+        self._cancelled |= self._running.keys()
+
+
+def _answer(generation: Generation) -> list[Delta]:
+    """One answer, a delta per word, ending at a stop text, at `max_tokens` words or where the echo does."""
+    words = _WORD.findall(_echo(generation)) or [""]
+    kept = words[: generation.max_tokens]
+    cut = StopTexts(generation.stop)
+    deltas: list[Delta] = []
+    for number, word in enumerate(kept, start=1):
+        text = cut.feed(word)
+        ends = number == len(kept)
+        finish: FinishReason | None = None if not (ends or cut.found) else "length" if not cut.found and len(kept) < len(words) else "stop"
+        chances = () if generation.top_logprobs is None else (_certain(word, generation.top_logprobs),)
+        deltas.append(Delta(text + cut.rest() if finish else text, finish=finish, logprobs=chances))
+        if finish:
+            break
+    return deltas
+
+
+def _certain(word: str, top: int) -> TokenChances:
+    chance = Chance(word, 0.0)
+    return TokenChances(chance, (chance,)[:top])
 
 
 def _echo(generation: Generation) -> str:

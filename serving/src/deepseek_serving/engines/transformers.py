@@ -151,6 +151,13 @@ class TransformersEngine:
         busy = self._busy_seconds + (time.monotonic() - since if since is not None else 0.0)
         return EngineStats(len(self._active), len(self._arrived), self._settings.serving.slots, busy)
 
+    def precisions(self) -> tuple[str, ...]:
+        return (self._settings.model.quantization.value,)
+
+    def set_precision(self, precision: str) -> None:
+        if precision not in self.precisions():
+            raise ValueError(f"precision must be one of {', '.join(self.precisions())}, was {precision!r}")
+
     def check_health(self) -> None:
         if self._failure is not None:
             raise EngineError(self._failure)
