@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from deepseek_forecaster.types import MAX_STEPS
 from deepseek_forecaster.wire import ForecastRequest
 from deepseek_operator.actuate import actuate
-from deepseek_operator.core import coldstart
 from deepseek_operator.core.capacity import learned
 from deepseek_operator.core.decide import decide, remember
+from deepseek_operator.core.foresight import Question, peak_of, usable
 from deepseek_operator.core.ledger import Counterfactual, Ledger
 from deepseek_operator.core.plan import plan
-from deepseek_operator.core.types import Demand, Memory, PeakForecast, Situation, capacity_in_spec
-from deepseek_operator.edge.forecaster import Forecasts, ForecastSource, usable
+from deepseek_operator.core.types import Demand, Memory, Situation, capacity_in_spec
+from deepseek_operator.edge.forecaster import Forecasts, ForecastSource
 from deepseek_operator.edge.kube import Cluster
 from deepseek_operator.edge.prometheus import MetricsSource, Readings
 from deepseek_operator.edge.rayserve import RayServeError, ServeControl
@@ -32,9 +30,6 @@ log = logging.getLogger(__name__)
 
 SERVE_REFRESH_SECONDS = 30
 """Ray Serve is asked this often while nothing is under way: it forgets outside counts when its head is lost, and says so only there."""
-
-LONGEST_HORIZON_SECONDS = 86_400
-"""A node that waited longer than a day for a machine says nothing about the next one, and a forecast has only so many steps."""
 
 WRITERS = 32
 """Objects acted on at once."""
@@ -203,19 +198,19 @@ class Tick:
             self.telemetry.read_failures.labels("forecaster").inc()
         return forecasts
 
-    def _horizon(self, v: Verdict) -> float:
-        asked_for = v.wanted.spec.scaling.forecast.horizon_seconds
-        needed = coldstart.horizon(asked_for, v.tracked.cold_start.p90(), self.settings.tick_seconds)
-        return min(needed, LONGEST_HORIZON_SECONDS, MAX_STEPS * self.settings.step_seconds)
+    def _question(self, v: Verdict) -> Question:
+        scaling = v.wanted.spec.scaling
+        return Question.of(scaling.forecast, v.tracked.cold_start.p90(), self.settings.tick_seconds, self.settings.step_seconds)
 
     def _forecast_request(self, v: Verdict) -> ForecastRequest:
         query = v.wanted.spec.scaling.demand.query or metric_names.demand_query(v.wanted.application, self.settings.demand_window_seconds)
+        question = self._question(v)
         return ForecastRequest(
             series=v.wanted.application,
             query=query,
             step_seconds=self.settings.step_seconds,
-            horizon_seconds=math.ceil(self._horizon(v)),
-            quantiles=tuple(sorted({0.5, 0.95, v.wanted.spec.scaling.forecast.percentile / 100})),
+            horizon_seconds=question.whole_seconds,
+            quantiles=question.quantiles,
         )
 
     def take_forecast(self, v: Verdict, forecasts: Forecasts) -> None:
@@ -226,11 +221,10 @@ class Tick:
         if found is None:
             v.no_forecast = forecasts.problem or forecasts.problems.get(v.wanted.application) or "the forecaster does not know this series"
             return
-        percentile = v.wanted.spec.scaling.forecast.percentile
-        v.no_forecast = usable(found, self._wall(), self._horizon(v), self.settings.step_seconds, percentile)
+        question = self._question(v)
+        v.no_forecast = usable(found, self._wall(), question.horizon_seconds, self.settings.step_seconds, question.percentile)
         if not v.no_forecast:
-            peak = found.quantile(percentile / 100)
-            v.forecast = PeakForecast(peak, found.mean, percentile, found.horizon_seconds, found.issued_at)
+            v.forecast = peak_of(found, question.percentile)
 
     # ------------------------------------------------------------------------------------------------------ what is decided
 

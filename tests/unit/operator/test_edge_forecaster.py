@@ -8,7 +8,8 @@ import pytest
 from fakes import Answer, forecast, http_server
 
 from deepseek_forecaster.wire import ForecastBatchResponse, ForecastRequest, read_request, write
-from deepseek_operator.edge.forecaster import Forecaster, NoForecaster, usable
+from deepseek_operator.core.foresight import usable
+from deepseek_operator.edge.forecaster import Forecaster, NoForecaster
 
 NOW = 1_790_000_000.0
 REQUEST = ForecastRequest(series="default.chat", query="sum(x)", step_seconds=60, horizon_seconds=600, quantiles=(0.5, 0.95))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -86,21 +85,3 @@ class Forecaster:
         """Close the connection."""
         if self._session is not None:
             await self._session.close()
-
-
-def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds: int, percentile: int) -> str:
-    """Empty when the forecast may be acted on; otherwise a sentence that says why not."""
-    age = now - forecast.issued_at
-    # Two steps: one that is being collected, one of delay.
-    oldest = max(2 * step_seconds, 30)
-    if abs(age) > oldest:
-        return f"the forecast is {age:.0f} s old; at most {oldest:.0f} s is used"
-    if forecast.horizon_seconds < math.floor(horizon_seconds):
-        return f"the forecast looks {forecast.horizon_seconds} s ahead; {horizon_seconds:.0f} s is needed"
-    if forecast.on_probation:
-        return "the forecaster is on probation: over the last day it did worse than the last value"
-    try:
-        forecast.quantile(percentile / 100)
-    except ValueError as error:
-        return str(error)
-    return ""
