@@ -100,12 +100,39 @@ class LimitSettings(_Section):
     max_tokens_per_second: int | None = Field(
         default=None, ge=1, le=1_000_000, description="pace of one replica, all its answers together; absent: unpaced"
     )
-    request_timeout_seconds: int = Field(default=60, ge=1, le=3600, description="longest wait in the queue; beyond it: 503")
+    request_timeout_seconds: int = Field(default=60, ge=1, le=3600, description="longest wait in the queue; beyond it: 429")
+    batch_share_percent: int = Field(
+        default=50, ge=1, le=100, description="most of the requests answered at once that may be batch work (a negative priority)"
+    )
     slots: int = Field(default=8, ge=1, le=256, description="requests decoded together in one batch step of the transformers engine")
     max_body_mebibytes: int = Field(default=20, ge=1, le=256, description="largest request body, pictures included")
     max_image_megapixels: int = Field(default=16, ge=1, le=100, description="largest picture, by its header, before it is decoded")
     max_images_per_request: int = Field(default=8, ge=0, le=64)
+    max_prompt_characters: int = Field(
+        default=1_000_000, ge=1, le=100_000_000, description="most characters of a request's texts; more is refused before they are tokenized"
+    )
     torch_threads: int = Field(default=1, ge=1, le=256, description="threads of one replica's arithmetic")
+
+
+class DegradeSettings(_Section):
+    """What a replica gives up while its queue is long. Nothing unless asked for; answers say so in the header `x-degraded`."""
+
+    at_queue_percent: int = Field(default=50, ge=1, le=100, description="share of maxQueuedRequests waiting at which it begins")
+    max_output_tokens: int | None = Field(default=None, ge=1, le=131072, description="most tokens of an answer that begins meanwhile")
+    quantization: Quantization | None = Field(
+        default=None, description="the decoder's precision meanwhile, held in memory beside the usual one; coarser than model.quantization"
+    )
+
+
+class AccessSettings(_Section):
+    """Who may ask, and what is fetched for them."""
+
+    keys_folder: str = Field(
+        default="", max_length=4096, description="folder of the API keys' hashes, one file a client; empty: no keys asked for"
+    )
+    remote_image_hosts: tuple[str, ...] = Field(
+        default=(), max_length=64, description='hosts from which pictures are fetched for clients, "*" for every public one; empty: none'
+    )
 
 
 class ServingSettings(_Section):
@@ -117,6 +144,8 @@ class ServingSettings(_Section):
 
     model: ModelSettings
     serving: LimitSettings = LimitSettings()
+    degrade: DegradeSettings = DegradeSettings()
+    access: AccessSettings = AccessSettings()
     model_name: str = Field(default="", max_length=253, description="the model's name in the API; default: the last part of its source")
 
     @classmethod
