@@ -16,10 +16,9 @@ import numpy as np
 from .calibrate import Calibrated, calibrate
 from .ensemble import Blend, blend
 from .evaluate import Record, judge
+from .models import UNTRAINED, new_expert
 from .models.expert import Floats, History
 from .models.last_value import LastValue
-from .models.seasonal_naive import SeasonalNaive
-from .models.ten_minute_mean import TenMinuteMean
 from .record import LAG_STEPS, Member, TrackRecord
 from .types import MEAN, Forecast, quantile_key
 
@@ -62,8 +61,7 @@ class SeriesForecaster:
         """`experts` restricts who speaks (None: all); the naive one always does, as the yardstick."""
         self.step_seconds = step_seconds
         self.day = season_seconds / step_seconds
-        untrained = (LastValue(), TenMinuteMean(), SeasonalNaive())
-        self._fast = {one.name: Member(one) for one in untrained if experts is None or one.name in (*experts, NAIVE)}
+        self._fast = {name: Member(new_expert(name)) for name in UNTRAINED if experts is None or name in (*experts, NAIVE)}
         self._trained: dict[str, Member] = {}
         self._steps = 10
         self._asked: dict[tuple[int, tuple[float, ...]], float] = {}

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from .expert import Expert
+from .last_value import LastValue
+from .seasonal_naive import SeasonalNaive
+from .ten_minute_mean import TenMinuteMean
+
+UNTRAINED = ("last_value", "ten_minute_mean", "seasonal_naive")
+"""The experts that learn nothing and speak from the first samples on."""
 
 TRAINABLE = ("arima", "lstm")
 """The experts that have to be fitted before they can speak, in the order in which they are fitted."""
@@ -10,6 +16,12 @@ TRAINABLE = ("arima", "lstm")
 
 def new_expert(name: str) -> Expert:
     """An unfitted expert by its name; ValueError names the allowed ones. Their libraries are imported only here, when first needed."""
+    if name == "last_value":
+        return LastValue()
+    if name == "ten_minute_mean":
+        return TenMinuteMean()
+    if name == "seasonal_naive":
+        return SeasonalNaive()
     if name == "arima":
         from .arima import Arima
 
@@ -18,4 +30,4 @@ def new_expert(name: str) -> Expert:
         from .lstm import Lstm
 
         return Lstm()
-    raise ValueError(f"expert must be one of {', '.join(TRAINABLE)}, was {name!r}")
+    raise ValueError(f"expert must be one of {', '.join(UNTRAINED + TRAINABLE)}, was {name!r}")
