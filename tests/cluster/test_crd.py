@@ -151,7 +151,7 @@ def test_the_api_server_fills_in_every_default_of_the_models(cluster: LocalClust
     assert v1alpha1.DeepSeekDeploymentSpec.model_validate(stored) == v1alpha1.DeepSeekDeploymentSpec.model_validate(MINIMAL)
     assert stored["nodes"]["resources"] == {"limits": {"nvidia.com/gpu": 1, "cpu": "4", "memory": "32Gi"}}
     assert (stored["scaling"]["scaleUpPercent"], stored["scaling"]["scaleDownPercent"]) == (80, 30)
-    assert stored["scaling"]["forecast"] == {"horizonSeconds": 600, "percentile": 95}
+    assert stored["scaling"]["forecast"] == {"horizonSeconds": 600}
     assert stored["model"] == {**MINIMAL["model"], "quantization": "none", "mode": "auto", "engine": "transformers"}
 
 

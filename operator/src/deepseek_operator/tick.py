@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from deepseek_forecaster.wire import ForecastRequest
 from deepseek_operator.actuate import actuate
+from deepseek_operator.core import risk
 from deepseek_operator.core.capacity import learned
 from deepseek_operator.core.decide import decide, remember
 from deepseek_operator.core.foresight import Question, peak_of, usable
@@ -200,7 +201,8 @@ class Tick:
 
     def _question(self, v: Verdict) -> Question:
         scaling = v.wanted.spec.scaling
-        return Question.of(scaling.forecast, v.tracked.cold_start.p90(), self.settings.tick_seconds, self.settings.step_seconds)
+        at = risk.percentile(scaling, v.capacity)
+        return Question.of(scaling.forecast, v.tracked.cold_start.p90(), self.settings.tick_seconds, self.settings.step_seconds, at)
 
     def _forecast_request(self, v: Verdict) -> ForecastRequest:
         query = v.wanted.spec.scaling.demand.query or metric_names.demand_query(v.wanted.application, self.settings.demand_window_seconds)

@@ -79,6 +79,7 @@ def test_every_list_says_how_it_is_merged_and_how_long_it_may_be() -> None:
         ".spec.serving.env": "map",
         ".spec.nodes.tolerations": "atomic",
         ".spec.head.tolerations": "atomic",
+        ".spec.scaling.schedule": "map",
         ".status.conditions": "map",
     }
     assert all("maxItems" in node for where, node in lists.items() if where.startswith(".spec"))
@@ -92,8 +93,8 @@ def test_no_boolean_and_no_float_in_the_api() -> None:
 def test_defaults_stand_at_every_level() -> None:
     """The API server fills a default only into a parent that is there, and tries rules on a default before completing it."""
     assert NODES[".spec.scaling"]["default"]["scaleUpPercent"] == 80
-    assert NODES[".spec.scaling"]["default"]["forecast"] == {"horizonSeconds": 600, "percentile": 95}
-    assert NODES[".spec.scaling.forecast"]["default"] == {"horizonSeconds": 600, "percentile": 95}
+    assert NODES[".spec.scaling"]["default"]["forecast"] == {"horizonSeconds": 600}
+    assert NODES[".spec.scaling.forecast"]["default"] == {"horizonSeconds": 600}
     assert NODES[".spec.scaling.scaleUpPercent"]["default"] == 80
     assert NODES[".spec.nodes.resources"]["default"] == {"limits": {"nvidia.com/gpu": 1, "cpu": "4", "memory": "32Gi"}}
     assert "default" not in NODES[".spec.nodes.count"]
@@ -111,7 +112,13 @@ def test_each_rule_stands_at_its_node() -> None:
         ".spec.nodes.resources.requests[]": 1,
         ".spec.head.resources.limits[]": 1,
         ".spec.head.resources.requests[]": 1,
-        ".spec.scaling": 1,
+        ".spec.scaling": 4,
+        ".spec.scaling.schedule[]": 2,
+        ".spec.scaling.costPerNodeHour": 1,
+        ".spec.scaling.costOfLateRequest": 1,
+        ".spec.scaling.budget": 1,
+        ".spec.scaling.budget.nodeHoursPerDay": 1,
+        ".spec.scaling.budget.costPerDay": 1,
         ".spec.scaling.capacity.requestsPerSecondPerNode": 1,
     }
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from deepseek_operator.core.budget import Spent
 from deepseek_operator.core.capacity import MOST_NODES, nodes_for
 from deepseek_operator.core.decide import decide, remember
 from deepseek_operator.core.recommend import recommend
+from deepseek_operator.core.schedule import ScheduledFloor
 from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Recommendation, Situation
 
 NOW = 1_790_000_000.0
@@ -89,6 +92,31 @@ def test_min_nodes_and_max_nodes_hold_in_every_situation(s: Situation) -> None:
     assert decision.reason
     assert decision.message
     assert not any(value is not None and math.isnan(value) for value in (decision.utilization, decision.predicted_utilization))
+
+
+FLOORS = st.lists(
+    st.builds(
+        ScheduledFloor,
+        name=st.just("floor"),
+        nodes=st.integers(1, 1000),
+        duration_seconds=st.integers(60, 10_000),
+        starts_at=st.floats(NOW - 9000, NOW + 9000),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@MANY
+@given(SITUATIONS, FLOORS, st.none() | st.floats(0.1, 1e5), st.floats(0, 1e5), st.sampled_from(["Release", "Hold"]), LOADS, LOADS)
+def test_with_a_schedule_and_a_budget_bounds_hold_and_more_load_never_gives_fewer_nodes(
+    s: Situation, floors: tuple[ScheduledFloor, ...], limit: float | None, used: float, spent: Any, one: float, other: float
+) -> None:
+    """Whatever the calendar asks for and whatever is spent: min ≤ nodes ≤ max; and of two loads the higher one gets no fewer nodes."""
+    policy = replace(s.policy, schedule=floors, budget_node_hours=limit, when_spent=spent)
+    s = replace(s, policy=policy, memory=replace(s.memory, spent=Spent.on_the_day_of(NOW, 3600 * used)), lead_seconds=195)
+    lower, higher = (decide(replace(s, demand=Demand(rate))).nodes for rate in sorted((one, other)))
+    assert policy.min_nodes <= lower <= higher <= policy.max_nodes
+    assert policy.min_nodes <= decide(s).nodes <= policy.max_nodes
 
 
 @MANY

@@ -10,6 +10,7 @@ The keys that begin with `x-kubernetes-` in `json_schema_extra` go into the sche
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,7 @@ Quantization = Literal["none", "int8", "int4"]
 ModelMode = Literal["auto", "text-only"]
 Engine = Literal["transformers", "vllm", "echo"]
 BetweenThresholds = Literal["Consolidate", "Hold"]
+WhenSpent = Literal["Release", "Hold"]
 ConditionType = Literal["Ready", "MetricsAvailable", "ForecastAvailable", "ScalingLimited", "Progressing", "Degraded"]
 ConditionStatus = Literal["True", "False", "Unknown"]
 
@@ -84,6 +86,19 @@ PositiveQuantity = Annotated[
         },
     ),
 ]
+
+
+def _is_instant(text: str) -> str:
+    try:
+        known = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(f"must be an RFC 3339 time such as 2026-12-01T17:00:00Z, was {text!r}")
+    return text
+
+
+Instant = Annotated[str, AfterValidator(_is_instant), Field(max_length=64, json_schema_extra={"format": "date-time"})]
 
 
 class Part(BaseModel):
@@ -310,6 +325,10 @@ class HeadSpec(Part):
     )
 
 
+DEFAULT_PERCENTILE = 95
+"""The percentile of the predicted peak that nodes are provided for where neither a percentile nor costs are given."""
+
+
 class ForecastSpec(Part):
     """What is asked of the forecaster."""
 
@@ -319,11 +338,12 @@ class ForecastSpec(Part):
         le=3600,
         description="How far ahead the forecast looks. The operator looks further by itself where the measured cold start is longer.",
     )
-    percentile: int = Field(
-        default=95,
+    percentile: int | None = Field(
+        default=None,
         ge=50,
         le=99,
-        description="Percentile of the predicted peak that nodes are provided for: 95 means that one peak in twenty may be higher.",
+        description="Percentile of the predicted peak that nodes are provided for: 95 means that one peak in twenty may be higher. When absent "
+        f"it follows from costOfLateRequest, and is {DEFAULT_PERCENTILE} where that is absent too.",
     )
 
 
@@ -346,6 +366,83 @@ class DemandSpec(Part):
     )
 
 
+class ScheduledFloorSpec(Part):
+    """A floor by the calendar: at least `minNodes` nodes, again and again (`cron` and `durationSeconds`) or once (`startsAt` and `endsAt`).
+
+    Its nodes are asked for a cold start before it begins."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": "has(self.cron) ? has(self.durationSeconds) && !has(self.startsAt) && !has(self.endsAt) "
+                    ": has(self.startsAt) && has(self.endsAt) && !has(self.durationSeconds)",
+                    "message": "a floor must have either cron and durationSeconds, or startsAt and endsAt",
+                },
+                {
+                    "rule": "!has(self.startsAt) || !has(self.endsAt) || self.startsAt < self.endsAt",
+                    "message": "startsAt must be before endsAt",
+                },
+            ]
+        )
+    )
+
+    name: str = Field(
+        description="What the floor is called in reasons and messages.", min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+    )
+    min_nodes: int = Field(ge=1, le=1000, description="Fewest nodes while it holds; nodes.max limits it too.")
+    cron: str | None = Field(
+        default=None,
+        max_length=256,
+        pattern=r"^\S+( +\S+){4}$",
+        description="When it begins, in the five fields of cron (minute, hour, day of month, month, day of week): '0 8 * * MON-FRI'.",
+    )
+    duration_seconds: int | None = Field(default=None, ge=60, le=2_678_400, description="How long it holds from each beginning by cron.")
+    time_zone: str = Field(default="UTC", max_length=64, description="Time zone of cron, by its IANA name: Europe/Berlin.")
+    starts_at: Instant | None = Field(default=None, description="When it begins, for a floor that holds once (RFC 3339).")
+    ends_at: Instant | None = Field(default=None, description="When it ends, for a floor that holds once (RFC 3339).")
+
+    @model_validator(mode="after")
+    def _has_one_calendar(self) -> Self:
+        once, repeated = (self.starts_at, self.ends_at), (self.cron, self.duration_seconds)
+        if not (all(once) and not any(repeated)) and not (all(repeated) and not any(once)):
+            raise ValueError(f"floor {self.name!r} must have either cron and durationSeconds, or startsAt and endsAt")
+        if self.starts_at and self.ends_at and datetime.fromisoformat(self.starts_at) >= datetime.fromisoformat(self.ends_at):
+            raise ValueError(f"floor {self.name!r}: startsAt must be before endsAt ({self.ends_at}), was {self.starts_at}")
+        return self
+
+
+class BudgetSpec(Part):
+    """What the nodes of a day (UTC) may cost. The lower of the two counts.
+
+    It pays for nodes beyond nodes.min, and only as many as it can pay for the next hour, so that it lasts."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": "has(self.nodeHoursPerDay) || has(self.costPerDay)",
+                    "message": "a budget must have nodeHoursPerDay, costPerDay or both",
+                }
+            ]
+        )
+    )
+
+    node_hours_per_day: PositiveQuantity | None = Field(default=None, description="Most node-hours a day.")
+    cost_per_day: PositiveQuantity | None = Field(default=None, description="Most money a day, in the currency of scaling.costPerNodeHour.")
+    when_spent: WhenSpent = Field(
+        default="Release",
+        description="What becomes of nodes that run when the budget does not pay for them any more: Release gives them back, to nodes.min; "
+        "Hold keeps those that the present demand needs, and overdraws the budget by them.",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.node_hours_per_day is None and self.cost_per_day is None:
+            raise ValueError("a budget must have nodeHoursPerDay, costPerDay or both")
+        return self
+
+
 class ScalingSpec(Part):
     """When nodes are added and released."""
 
@@ -357,7 +454,19 @@ class ScalingSpec(Part):
                     "messageExpression": "'scaling.scaleDownPercent must be below scaling.scaleUpPercent (%d), was %d'"
                     ".format([self.scaleUpPercent, self.scaleDownPercent])",
                     "message": "scaling.scaleDownPercent must be below scaling.scaleUpPercent",
-                }
+                },
+                {
+                    "rule": "!has(self.costOfLateRequest) || !has(self.forecast) || !has(self.forecast.percentile)",
+                    "message": "scaling must have forecast.percentile or costOfLateRequest (the percentile then follows from it), not both",
+                },
+                {
+                    "rule": "!has(self.costOfLateRequest) || has(self.costPerNodeHour)",
+                    "message": "scaling.costOfLateRequest needs scaling.costPerNodeHour beside it",
+                },
+                {
+                    "rule": "!has(self.budget) || !has(self.budget.costPerDay) || has(self.costPerNodeHour)",
+                    "message": "scaling.budget.costPerDay needs scaling.costPerNodeHour beside it",
+                },
             ]
         )
     )
@@ -390,6 +499,21 @@ class ScalingSpec(Part):
     max_scale_down_nodes: int | None = Field(
         default=None, ge=1, le=1000, description="Most nodes released by one decision. Unlimited (down to nodes.min) when absent."
     )
+    schedule: list[ScheduledFloorSpec] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Floors by the calendar: office hours, a launch. Mode Manual ignores them.",
+        json_schema_extra=_schema(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["name"]),
+    )
+    cost_per_node_hour: PositiveQuantity | None = Field(
+        default=None, description="Price of a node for an hour, in any currency; status.savings then counts money too."
+    )
+    cost_of_late_request: PositiveQuantity | None = Field(
+        default=None,
+        description="What a request costs that has to wait for a node, in the currency of costPerNodeHour. Given, the percentile of the "
+        "forecast follows from it: 100 × (1 − costPerNodeHour ÷ (3600 × requests per second of a node × costOfLateRequest)), from 50 to 99.",
+    )
+    budget: BudgetSpec | None = Field(default=None, description="What the nodes of a day may cost. Mode Manual ignores it.")
     startup_budget_seconds: int = Field(
         default=900,
         ge=10,
@@ -412,6 +536,23 @@ class ScalingSpec(Part):
             raise ValueError(
                 f"scaling.scaleDownPercent must be below scaling.scaleUpPercent ({self.scale_up_percent}), was {self.scale_down_percent}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_agree(self) -> Self:
+        if self.cost_of_late_request is not None and self.forecast.percentile is not None:
+            raise ValueError("scaling must have forecast.percentile or costOfLateRequest (the percentile then follows from it), not both")
+        if self.cost_of_late_request is not None and self.cost_per_node_hour is None:
+            raise ValueError("scaling.costOfLateRequest needs scaling.costPerNodeHour beside it")
+        if self.budget is not None and self.budget.cost_per_day is not None and self.cost_per_node_hour is None:
+            raise ValueError("scaling.budget.costPerDay needs scaling.costPerNodeHour beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [floor.name for floor in self.schedule]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the floors of scaling.schedule must have different names, were {', '.join(names)}")
         return self
 
 

@@ -5,7 +5,8 @@
    still fits. In between: consolidate to that same count, or hold, as the policy says. Unknown demand: hold, and later grow to a safe level.
 2. Every rule below looks at the decision in turn and passes it on, changed or not, with its reason:
    the present demand is a floor under the forecast; releasing takes positive evidence; a release waits for the stabilization window and the
-   cooldown; one decision moves only so many nodes; and last, on every path, nodes.min ≤ nodes ≤ nodes.max.
+   cooldown; one decision moves only so many nodes; the calendar's floors hold; the day's budget limits what is added; and last, on every
+   path, nodes.min ≤ nodes ≤ nodes.max.
 
 The core is told the time and what is known, and returns a verdict that carries its reason. The same words go to status, events, logs,
 metrics and `deepseek-operator explain`.
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from deepseek_operator.core.budget import Spent, budget
 from deepseek_operator.core.recommend import recommend
+from deepseek_operator.core.schedule import scheduled_floor
 from deepseek_operator.core.stabilize import bounds, cooldown, positive_evidence, rate_limit, reactive_floor, stabilization_window
 from deepseek_operator.core.types import RECOMMENDATIONS_KEPT_SECONDS, Decision, Memory, Recommendation, Situation
 
-RULES = (reactive_floor, positive_evidence, stabilization_window, cooldown, rate_limit, bounds)
+RULES = (reactive_floor, positive_evidence, stabilization_window, cooldown, rate_limit, scheduled_floor, budget, bounds)
 
 
 def decide(situation: Situation) -> Decision:
@@ -45,6 +48,7 @@ def remember(situation: Situation, decision: Decision) -> Memory:
         demand_known_at=now if situation.demand is not None else memory.demand_known_at,
         scaled_at=now if decision.nodes != situation.nodes else memory.scaled_at,
         scaled_up_at=now if decision.nodes > situation.nodes else memory.scaled_up_at,
+        spent=(memory.spent or Spent.on_the_day_of(situation.date)).count(situation.date, situation.nodes),
     )
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from deepseek_forecaster.types import MAX_STEPS, Forecast
-from deepseek_operator.api.v1alpha1 import ForecastSpec
+from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ForecastSpec
 from deepseek_operator.core import coldstart
 from deepseek_operator.core.types import PeakForecast
 
@@ -22,10 +22,13 @@ class Question:
     percentile: int
 
     @classmethod
-    def of(cls, spec: ForecastSpec, cold_start_p90: float | None, tick_seconds: float, step_seconds: int) -> Question:
-        """What `scaling.forecast` asks for, further ahead where the measured cold start is longer."""
+    def of(
+        cls, spec: ForecastSpec, cold_start_p90: float | None, tick_seconds: float, step_seconds: int, percentile: int | None = None
+    ) -> Question:
+        """What `scaling.forecast` asks for, further ahead where the measured cold start is longer. `percentile` is what `core.risk` makes of
+        the whole of `scaling`, where costs may be given instead."""
         needed = coldstart.horizon(spec.horizon_seconds, cold_start_p90, tick_seconds)
-        return cls(min(needed, LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds), spec.percentile)
+        return cls(min(needed, LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds), percentile or spec.percentile or DEFAULT_PERCENTILE)
 
     @property
     def whole_seconds(self) -> int:

@@ -15,7 +15,7 @@ def recommend(s: Situation) -> Decision:
     if s.node_capacity is None:
         return hold(s, "CapacityUnknown", "holding: the capacity of a node is not known yet; give scaling.capacity.requestsPerSecondPerNode")
     if s.forecast is None or s.policy.mode in ("Reactive", "Shadow"):
-        return by_thresholds(s, s.demand.rate, "demand")
+        return by_thresholds(s, s.demand.rate, "demand", s.demand.made_of)
     return by_thresholds(s, s.forecast.peak, "forecast peak")
 
 
@@ -44,14 +44,14 @@ def demand_unknown(s: Situation) -> Decision:
     return Decision(safe, "DemandUnknown", f"{why} for {silent_for:.0f} s; keeping the highest count of the last hour, {safe}", safe)
 
 
-def by_thresholds(s: Situation, load: float, what: str) -> Decision:
+def by_thresholds(s: Situation, load: float, what: str, made_of: str = "") -> Decision:
     """Above scaleUpPercent add, below scaleDownPercent release, in between consolidate or hold."""
     assert s.node_capacity is not None
     assert s.demand is not None
     p = s.policy
     needed = max(p.min_nodes, nodes_for(load, s.node_capacity, p.scale_up_percent))
     predicted = utilization(load, s.nodes, s.node_capacity)
-    figures = f"{what} {load:.3g} req/s"
+    figures = f"{what} {load:.3g} req/s{made_of}"
     plainly = f"{figures} needs {needed} ({s.node_capacity:.3g} req/s per node × {p.scale_up_percent} %)"
 
     def verdict(nodes: int, reason: str, message: str) -> Decision:

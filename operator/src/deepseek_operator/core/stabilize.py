@@ -16,7 +16,11 @@ def reactive_floor(d: Decision, s: Situation) -> Decision:
     if d.nodes >= needed:
         return d
     at_least = "" if s.demand.complete else "at least "
-    raised = d.but(needed, "ReactiveFloor", f"demand now is {at_least}{s.demand.rate:.3g} req/s and needs {needed} whatever the forecast says")
+    raised = d.but(
+        needed,
+        "ReactiveFloor",
+        f"demand now is {at_least}{s.demand.rate:.3g} req/s{s.demand.made_of} and needs {needed} whatever the forecast says",
+    )
     return replace(raised, recommended=max(needed, d.recommended))
 
 

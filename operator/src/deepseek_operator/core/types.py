@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from deepseek_operator.api.v1alpha1 import BetweenThresholds, DeepSeekDeploymentSpec, Mode, quantity_value
+from deepseek_operator.api.v1alpha1 import BetweenThresholds, DeepSeekDeploymentSpec, Mode, ScalingSpec, WhenSpent, quantity_value
+from deepseek_operator.core.schedule import ScheduledFloor
+
+if TYPE_CHECKING:
+    from deepseek_operator.core.budget import Spent
 
 RECOMMENDATIONS_KEPT_SECONDS = 3600
 """How long recommendations are remembered: the safe level after a loss of metrics is the highest of the last hour."""
@@ -27,10 +32,14 @@ class Policy:
     max_scale_up_nodes: int | None = None
     max_scale_down_nodes: int | None = None
     unknown_demand_grace_seconds: float = 600
+    schedule: tuple[ScheduledFloor, ...] = ()
+    budget_node_hours: float | None = None
+    """Node-hours a day (UTC) may take; None: as many as it takes."""
+    when_spent: WhenSpent = "Release"
 
     @classmethod
     def of(cls, spec: DeepSeekDeploymentSpec) -> Policy:
-        """The policy a custom resource asks for."""
+        """The policy a custom resource asks for. Raises `ValueError` saying what is allowed where its calendar cannot be read."""
         nodes, scaling = spec.nodes, spec.scaling
         return cls(
             mode=scaling.mode,
@@ -46,7 +55,22 @@ class Policy:
             max_scale_up_nodes=scaling.max_scale_up_nodes,
             max_scale_down_nodes=scaling.max_scale_down_nodes,
             unknown_demand_grace_seconds=scaling.unknown_demand_grace_seconds,
+            schedule=tuple(ScheduledFloor.of(floor) for floor in scaling.schedule),
+            budget_node_hours=_node_hours_a_day(scaling),
+            when_spent=scaling.budget.when_spent if scaling.budget else "Release",
         )
+
+
+def _node_hours_a_day(scaling: ScalingSpec) -> float | None:
+    """The lower of the budget in node-hours and the budget in money: 300 a day at 2.50 an hour are 120 node-hours."""
+    if scaling.budget is None:
+        return None
+    limits = []
+    if scaling.budget.node_hours_per_day is not None:
+        limits.append(quantity_value(scaling.budget.node_hours_per_day))
+    if scaling.budget.cost_per_day is not None and scaling.cost_per_node_hour is not None:
+        limits.append(quantity_value(scaling.budget.cost_per_day) / quantity_value(scaling.cost_per_node_hour))
+    return min(limits, default=None)
 
 
 def capacity_in_spec(spec: DeepSeekDeploymentSpec) -> float | None:
@@ -57,11 +81,26 @@ def capacity_in_spec(spec: DeepSeekDeploymentSpec) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Offered load in requests per second, rejected requests included. `complete` is False when some ready replicas did not report:
-    then the true load is at least `rate`, so it may raise the node count and never lower it."""
+    """Offered load in requests per second, rejected requests included and what waits too: `core.demand.offered` makes it of the readings.
+    `complete` is False when some ready replicas did not report: then the true load is at least `rate`, so it may raise the node count and
+    never lower it."""
 
     rate: float
     complete: bool = True
+    arrivals: float | None = None
+    """Requests per second that arrived over the whole window; None where `rate` is all that is known."""
+    risen: bool = False
+    """The end of the window shows for sure that more arrive lately."""
+    waiting: float = 0.0
+    """Requests that wait."""
+
+    @property
+    def made_of(self) -> str:
+        """Where `rate` is more than the arrivals of the window: what it is made of, in brackets."""
+        if self.arrivals is None or self.rate <= self.arrivals:
+            return ""
+        more = [*(["and rising"] if self.risen else []), *([f"{self.waiting:.0f} requests wait"] if self.waiting else [])]
+        return f" ({self.arrivals:.3g} arrived{', ' if more else ''}{', '.join(more)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +130,8 @@ class Memory:
     scaled_at: float | None = None
     scaled_up_at: float | None = None
     demand_known_at: float | None = None
+    spent: Spent | None = None
+    """What the nodes of this day took so far."""
 
     @classmethod
     def begin(cls, now: float, nodes: int, scaled_at: float | None = None) -> Memory:
@@ -117,6 +158,15 @@ class Situation:
     missing: str = ""
     release_barred: str = ""
     """Why no node may be released now (an upgrade is under way, say); empty: nothing speaks against it."""
+    lead_seconds: float = 0.0
+    """How long a node takes from being asked for to answering: a scheduled floor is asked for so long before it begins."""
+    wall: float | None = None
+    """This moment on the wall's clock (Unix seconds), for what stands in the calendar; None: `now` is that too."""
+
+    @property
+    def date(self) -> float:
+        """This moment in the calendar (Unix seconds)."""
+        return self.now if self.wall is None else self.wall
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +181,7 @@ class Decision:
     utilization: float | None = None
     predicted_utilization: float | None = None
     limited: str = ""
-    """The bound that cut the recommendation (TooManyReplicas, TooFewReplicas), as the HPA names it; empty: none did."""
+    """What cut the recommendation: TooManyReplicas or TooFewReplicas, as the HPA names the bounds, or BudgetLimited; empty: nothing did."""
 
     def but(self, nodes: int, reason: str, message: str, *, limited: str = "") -> Decision:
         """The same decision with another count and the reason for it."""
