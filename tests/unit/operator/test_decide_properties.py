@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from deepseek_operator.core.budget import Spent
@@ -17,7 +17,7 @@ from deepseek_operator.core.schedule import ScheduledFloor
 from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Recommendation, Situation
 
 NOW = 1_790_000_000.0
-MANY = settings(max_examples=100, deadline=None)
+MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 
 LOADS = st.one_of(st.floats(0, 2000), st.floats(0, allow_nan=False, allow_infinity=False), st.just(0.0))
 CAPACITIES = st.one_of(st.floats(0.01, 1000), st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False))
