@@ -1,4 +1,4 @@
-"""`deepseek-forecaster serve`: each flag is also an environment variable, `--data` is `DEEPSEEK_FORECASTER_DATA`."""
+"""`deepseek-forecaster serve` and `backtest`. Each flag of `serve` is also an environment variable, `--data` is `DEEPSEEK_FORECASTER_DATA`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,48 @@ def parser() -> argparse.ArgumentParser:
     _flag(serve, "--max-series", "N", count, "10000", "watch at most so many series; a further one is answered with an error")
     _flag(serve, "--read-timeout", "DURATION", duration, "30s", "how long one read from Prometheus may take")
     _flag(serve, "--log-level", "LEVEL", str, "INFO", "DEBUG, INFO, WARNING or ERROR")
+    _backtest(commands.add_parser("backtest", help="how good the forecasts would have been on a recorded series"))
     return top
+
+
+def _backtest(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Walks over the last 30 % of a series as the live forecaster would have, and scores the ensemble and each of its experts. "
+        "The trace is a CSV with the columns t_min (minutes since its start) and count (requests in the step; empty = unknown)."
+    )
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", metavar="FILE.csv", type=Path, help="recorded counts; the step is read from the file")
+    source.add_argument("--prometheus", metavar="URL", help="read the series from there, like http://127.0.0.1:9090; needs --query")
+    command.add_argument("--query", metavar="PROMQL", help="gives ONE series in units of work per second")
+    command.add_argument("--days", metavar="N", type=positive, default=14.0, help="how far back to read from Prometheus (default 14)")
+    command.add_argument("--step", metavar="DURATION", type=duration, default=60.0, help="the step to read Prometheus in (default 60s)")
+    command.add_argument(
+        "--horizon", metavar="DURATION", type=duration, default=600.0, help="how far ahead; at least one step, in whole steps (default 600)"
+    )
+    command.add_argument("--experts", metavar="A,B", type=_experts, help="only these (default: all)")
+    command.add_argument("--json", metavar="OUT.json", type=Path, help="write every figure there")
+    command.add_argument(
+        "--forecasts",
+        metavar="OUT.csv",
+        type=Path,
+        help="write one row per forecast there, in requests per step: origin_seconds,mean,peak_p50,peak_p90,peak_p95",
+    )
+    command.add_argument("--report", metavar="OUT.html", type=Path, help="write a page with charts there")
+
+
+def _experts(text: str) -> tuple[str, ...]:
+    try:
+        from .backtest.cli import experts
+    except ImportError as error:
+        raise OSError(f"`backtest` needs the extras of deepseek-forecaster[models,server]: {error}") from error
+    return experts(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0; ArgumentTypeError says what is allowed."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0; was {text!r}")
+    return float(text)
 
 
 def _flag(to: argparse.ArgumentParser, name: str, metavar: str, kind: object, default: str | None, text: str) -> None:
@@ -64,7 +105,12 @@ def _flag(to: argparse.ArgumentParser, name: str, metavar: str, kind: object, de
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status."""
-    given = parser().parse_args(arguments)
+    command_line = parser()
+    given = command_line.parse_args(arguments)
+    if given.command == "backtest":
+        if (given.prometheus is None) != (given.query is None):
+            command_line.error("backtest: --prometheus and --query go together")
+        given.log_level = "ERROR"
     logging.basicConfig(level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for loud in ("urllib3", "prometheus_api_client"):
         logging.getLogger(loud).setLevel(logging.WARNING)
@@ -72,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     try:
+        if given.command == "backtest":
+            return _run_backtest(given)
         asyncio.run(_serve(given))
     except KeyboardInterrupt:
         return 130
@@ -83,6 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"deepseek-forecaster: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run_backtest(given: argparse.Namespace) -> int:
+    try:
+        from .backtest.cli import run
+    except ImportError as error:
+        raise OSError(f"`backtest` needs the extras of deepseek-forecaster[models,server]: {error}") from error
+    return run(given)
 
 
 async def _serve(given: argparse.Namespace) -> None:
