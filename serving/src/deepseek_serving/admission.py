@@ -1,18 +1,30 @@
-"""Decides who gets in: so many requests are answered at once, so many wait in order, the rest are told when to come back."""
+"""Decides who gets in: so many requests are answered at once, so many wait, the rest are told when to come back.
+
+Those who wait go in by priority; among equals the client whose answers have cost least so far goes first (start-time fair queueing,
+Goyal, Vin and Cheng 1996, with tokens as the cost), and a client's own requests keep their order. A negative priority means batch work:
+it may hold only a part of the turns, and it is what a full queue gives up first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from deepseek_serving.engine import Clock
 
 _SMOOTHING = 0.2
-"""Weight of the newest answer in the running mean of service times."""
+"""Weight of the newest answer in the running means of service time and cost."""
+
+_KNOWN_AFTER = 8
+"""Answers after which the mean service time is trusted to refuse those who would wait too long anyway."""
+
+_CLIENTS_KEPT = 1024
+"""Idle clients whose cost is remembered; a forgotten one starts level with those who are being served."""
 
 
 class AdmissionError(Exception):
@@ -26,13 +38,15 @@ class AdmissionError(Exception):
 
 
 class QueueFullError(AdmissionError):
-    """As many as allowed run and wait already: 429, at once."""
+    """As many as allowed run and wait already, or the wait would be longer than allowed: 429, at once."""
+
+
+class ShedError(AdmissionError):
+    """Gave up its place in a full queue to a more urgent request, or to a client that holds fewer places: 429."""
 
 
 class WaitedTooLongError(AdmissionError):
-    """The turn did not come within the allowed time: 503."""
-
-    status = 503
+    """The turn did not come within the allowed time: 429."""
 
 
 class ClosingError(AdmissionError):
@@ -41,84 +55,198 @@ class ClosingError(AdmissionError):
     status = 503
 
 
-class Admission:
-    """A bounded queue in front of a bounded number of running requests, first come, first served.
+@dataclass(frozen=True)
+class Claim:
+    """Who asks, and how urgently. `patience_seconds`: the longest this client will wait in the queue, if it said so."""
 
-    `ongoing` requests hold a turn at once, `queued` more wait up to `timeout_seconds` each.
+    client: str = ""
+    priority: int = 0
+    patience_seconds: float | None = None
+
+    @property
+    def batch(self) -> bool:
+        """Whether this is background work."""
+        return self.priority < 0
+
+
+class Turn:
+    """A turn that was had. `waited` seconds for it; `cost` (tokens) is charged to the client when it ends."""
+
+    def __init__(self, waited: float) -> None:
+        self.waited = waited
+        self.cost = 0.0
+
+
+@dataclass(eq=False)
+class _Waiter:
+    claim: Claim
+    turn: asyncio.Future[None]
+
+
+class Admission:
+    """A bounded queue in front of a bounded number of running requests.
+
+    `ongoing` requests hold a turn at once, at most `batch_share` of them (one at least) batch work; `queued` more wait up to
+    `timeout_seconds` each.
     """
 
-    def __init__(self, *, ongoing: int, queued: int, timeout_seconds: float, clock: Clock = time.monotonic) -> None:
+    def __init__(self, *, ongoing: int, queued: int, timeout_seconds: float, batch_share: float = 0.5, clock: Clock = time.monotonic) -> None:
         self._ongoing = ongoing
+        self._most_batch = max(1, math.floor(ongoing * batch_share))
         self._queued = queued
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: dict[int, dict[str, deque[_Waiter]]] = {}
+        self._costs: dict[str, float] = {}
+        self._level = 0.0
+        self._active: Counter[str] = Counter()
         self._mean_service_seconds = 1.0
+        self._mean_cost = 1.0
+        self._answers = 0
+        self._running_batch = 0
         self._closed = False
         self.running = 0
-
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue now."""
-        return len(self._queue)
+        self.waiting = 0
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[float]:
-        """Hold a turn; yields the seconds waited for it. Raises QueueFullError, WaitedTooLongError or ClosingError."""
+    async def turn(self, claim: Claim = Claim()) -> AsyncIterator[Turn]:
+        """Hold a turn. Raises an AdmissionError: QueueFullError, ShedError, WaitedTooLongError or ClosingError."""
         arrived = self._clock()
-        await self._enter()
+        await self._enter(claim)
         started = self._clock()
+        turn = Turn(started - arrived)
+        expected = self._mean_cost
         try:
-            yield started - arrived
+            yield turn
         finally:
             self._mean_service_seconds += _SMOOTHING * (self._clock() - started - self._mean_service_seconds)
-            self._leave()
+            self._mean_cost += _SMOOTHING * (turn.cost - self._mean_cost)
+            self._answers += 1
+            # The mean was charged when it began, or one client's flood would all get in before its first answer is paid for.
+            self._costs[claim.client] = self._so_far(claim.client) + turn.cost - expected
+            self._leave(claim)
 
     def close(self) -> None:
         """Refuse all that come from now on, and all that wait; those with a turn go on."""
         self._closed = True
-        while self._queue:
-            waiter = self._queue.popleft()
-            if not waiter.done():
-                waiter.set_exception(ClosingError("This replica is shutting down; another one will answer.", 1))
+        for clients in self._queue.values():
+            for waiters in clients.values():
+                for waiter in waiters:
+                    if not waiter.turn.done():
+                        waiter.turn.set_exception(ClosingError("This replica is shutting down; another one will answer.", 1))
+        self._queue.clear()
+        self.waiting = 0
 
     def retry_after_seconds(self) -> int:
         """When a place should be free: everyone ahead, `ongoing` at a time, at the mean service time; 1 to 120.
 
         64 waiting + 32 running, 32 at a time, 2 s each → 96 ÷ 32 × 2 s = 6 s.
         """
-        ahead = self.running + self.waiting
-        return min(120, max(1, math.ceil(ahead / self._ongoing * self._mean_service_seconds)))
+        return min(120, max(1, math.ceil(self._seconds_for(self.running + self.waiting))))
 
-    async def _enter(self) -> None:
+    def _seconds_for(self, ahead: int) -> float:
+        return ahead / self._ongoing * self._mean_service_seconds
+
+    # ------------------------------------------------------------------------------------------------------------ coming
+
+    async def _enter(self, claim: Claim) -> None:
         if self._closed:
             raise ClosingError("This replica is shutting down; another one will answer.", 1)
-        if self.running < self._ongoing:
-            self.running += 1
+        if self._may_run(claim.batch):
+            # Whenever a turn was free it was given on: nobody waits who could have this one.
+            self._begin(claim)
             return
-        if len(self._queue) >= self._queued:
-            message = f"{self.running} requests are being answered and {self.waiting} wait, as many as allowed."
-            raise QueueFullError(message, self.retry_after_seconds())
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(waiter)
+        patience = min(self._timeout_seconds, claim.patience_seconds or math.inf)
+        self._make_room(claim, patience)
+        waiter = _Waiter(claim, asyncio.get_running_loop().create_future())
+        self._queue.setdefault(claim.priority, {}).setdefault(claim.client, deque()).append(waiter)
+        self.waiting += 1
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await waiter
+            async with asyncio.timeout(patience):
+                await waiter.turn
         except BaseException as error:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._leave()  # the turn came in the very moment in which the wait ended: pass it on
-            elif waiter in self._queue:
-                self._queue.remove(waiter)
+            if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
+                self._leave(claim)  # the turn came in the very moment in which the wait ended: pass it on
+            else:
+                self._remove(waiter)
             if isinstance(error, TimeoutError):
-                message = f"No place was free within {self._timeout_seconds:g} s."
-                raise WaitedTooLongError(message, self.retry_after_seconds()) from None
+                raise WaitedTooLongError(f"No place was free within {patience:g} s.", self.retry_after_seconds()) from None
             raise
 
-    def _leave(self) -> None:
-        """Hand the turn to the first who still waits; `running` stays the same then."""
-        while self._queue:
-            waiter = self._queue.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+    def _may_run(self, batch: bool) -> bool:
+        return self.running < self._ongoing and not (batch and self._running_batch >= self._most_batch)
+
+    def _make_room(self, claim: Claim, patience: float) -> None:
+        """Return when the claim may wait; raise QueueFullError when not."""
+        ahead = sum(len(waiters) for priority, clients in self._queue.items() if priority >= claim.priority for waiters in clients.values())
+        if self._answers >= _KNOWN_AFTER and self._seconds_for(ahead) > patience:
+            message = f"{ahead} requests wait already, about {self._seconds_for(ahead):.0f} s; at most {patience:g} s are allowed."
+            raise QueueFullError(message, self.retry_after_seconds())
+        if self.waiting < self._queued:
+            return
+        victim = self._victim(claim)
+        if victim is None:
+            message = f"{self.running} requests are being answered and {self.waiting} wait, as many as allowed."
+            raise QueueFullError(message, self.retry_after_seconds())
+        self._remove(victim)
+        victim.turn.set_exception(ShedError("A full queue gave this request's place to another one.", self.retry_after_seconds()))
+
+    def _victim(self, claim: Claim) -> _Waiter | None:
+        """The newest request of the client with most places at the lowest priority, if it should make room for the claim."""
+        if not self._queue:
+            return None
+        lowest = min(self._queue)
+        clients = self._queue[lowest]
+        _client, waiters = max(clients.items(), key=lambda entry: len(entry[1]))
+        # With equal priorities only a client that will still have as many places as the newcomer's gives one up.
+        if lowest < claim.priority or (lowest == claim.priority and len(waiters) > len(clients.get(claim.client, ())) + 1):
+            return waiters[-1]
+        return None
+
+    # ------------------------------------------------------------------------------------------------------------ going
+
+    def _begin(self, claim: Claim) -> None:
+        self.running += 1
+        self._running_batch += claim.batch
+        self._active[claim.client] += 1
+        self._level = self._so_far(claim.client)
+        self._costs[claim.client] = self._level + self._mean_cost
+
+    def _leave(self, claim: Claim) -> None:
+        """Give up a turn and hand out all that may be had now."""
         self.running -= 1
+        self._running_batch -= claim.batch
+        self._active[claim.client] -= 1
+        if not self._active[claim.client]:
+            del self._active[claim.client]
+            if len(self._costs) > _CLIENTS_KEPT:
+                self._costs = {client: self._costs[client] for client in self._active}
+        while (waiter := self._next()) is not None:
+            self._remove(waiter)
+            if not waiter.turn.done():
+                self._begin(waiter.claim)
+                waiter.turn.set_result(None)
+
+    def _next(self) -> _Waiter | None:
+        """Who goes in now: the highest priority that may, of it the client that has cost least, of it the first."""
+        for priority in sorted(self._queue, reverse=True):
+            if self._may_run(priority < 0):
+                clients = self._queue[priority]
+                return clients[min(clients, key=self._so_far)][0]
+        return None
+
+    def _so_far(self, client: str) -> float:
+        """What a client has cost; never below the level of those being served: idleness earns no credit."""
+        return max(self._costs.get(client, 0.0), self._level)
+
+    def _remove(self, waiter: _Waiter) -> None:
+        clients = self._queue.get(waiter.claim.priority, {})
+        waiters = clients.get(waiter.claim.client)
+        if waiters is None or waiter not in waiters:
+            return
+        waiters.remove(waiter)
+        self.waiting -= 1
+        if not waiters:
+            del clients[waiter.claim.client]
+            if not clients:
+                del self._queue[waiter.claim.priority]

@@ -6,6 +6,8 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -25,8 +27,27 @@ def check_image_url(url: str) -> None:
         raise _refusal("image_url must be a data URL of the form data:image/png;base64,<data>.")
 
 
+def measure_images(urls: list[str], max_megapixels: int) -> int:
+    """Pixels of all of them together, by their headers alone. Raises RequestError where one or all are larger than allowed, or none."""
+    pixels = 0
+    for url in urls:
+        with _opened(url, max_megapixels) as image:
+            pixels += image.width * image.height
+        if pixels > max_megapixels * 1_000_000:
+            raise _refusal(f"The images have more than {max_megapixels} megapixels together.")
+    return pixels
+
+
 def decode_image(url: str, *, max_megapixels: int) -> Picture:
     """Decode a checked URL: one frame, RGB, turned upright. Raises RequestError with what is allowed; never anything else."""
+    with _opened(url, max_megapixels) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return Picture(upright.width, upright.height, upright.tobytes())
+
+
+@contextmanager
+def _opened(url: str, max_megapixels: int) -> Iterator[Image.Image]:
+    """The image, its header read and its size checked, its pixels not yet decoded."""
     check_image_url(url)
     try:
         raw = base64.b64decode(url.partition(",")[2], validate=True)
@@ -34,13 +55,11 @@ def decode_image(url: str, *, max_megapixels: int) -> Picture:
         raise _refusal("The image's data is not valid base64.") from None
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_megapixels * 1_000_000:
-                raise _refusal(f"The image is {width} × {height} pixels; at most {max_megapixels} megapixels are allowed.")
+            if image.width * image.height > max_megapixels * 1_000_000:
+                raise _refusal(f"The image is {image.width} × {image.height} pixels; at most {max_megapixels} megapixels are allowed.")
             if getattr(image, "is_animated", False):
                 raise _refusal("The image has more than one frame; send a single one.")
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return Picture(upright.width, upright.height, upright.tobytes())
+            yield image
     except RequestError:
         raise
     except UnidentifiedImageError:

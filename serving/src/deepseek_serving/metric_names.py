@@ -35,11 +35,23 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 
 KINDS = ("text", "image")
 OUTCOMES = ("ok", "error", "cancelled", "late")
-STARTUP_PARTS = ("import", "load", "warmup", "total")
+FINISH_REASONS = ("stop", "length")
+STARTUP_PARTS = ("import", "load", "quantize", "warmup", "total")
+DEGRADE_STEPS = ("max-output-tokens", "precision")
 
 REQUESTS_OFFERED = Metric("deepseek_requests_offered", "counter", "Requests that arrived at the replica, before admission.", (("kind", KINDS),))
 REQUESTS_REJECTED = Metric("deepseek_requests_rejected", "counter", "Requests that admission answered with 429 or 503.")
 REQUESTS_FINISHED = Metric("deepseek_requests_finished", "counter", "Admitted requests that ended.", (("outcome", OUTCOMES),))
+ANSWERS_ENDED = Metric(
+    "deepseek_request_success", "counter", "Answers that came to their end (n of a request are n).", (("finished_reason", FINISH_REASONS),)
+)
+REQUESTS_UNAUTHORIZED = Metric(
+    "deepseek_requests_unauthorized", "counter", "Requests without a valid API key; nobody's demand.", (("reason", ("key", "guessing")),)
+)
+REQUESTS_DEGRADED = Metric(
+    "deepseek_requests_degraded", "counter", "Requests that got less than they asked for under overload.", (("step", DEGRADE_STEPS),)
+)
+DEGRADED = Metric("deepseek_degraded", "gauge", "1 while quality is given up for speed.")
 REQUESTS_RUNNING = Metric("deepseek_num_requests_running", "gauge", "Requests being answered now.")
 REQUESTS_WAITING = Metric("deepseek_num_requests_waiting", "gauge", "Requests waiting in the replica's queue now.")
 PROMPT_TOKENS = Metric("deepseek_prompt_tokens", "counter", "Tokens read, image tokens included.")
@@ -49,8 +61,16 @@ WORK_DONE = Metric("deepseek_work_done", "counter", "Units of work done; one ans
 ENGINE_BUSY_SECONDS = Metric(
     "deepseek_engine_busy_seconds", "counter", "Seconds in which the engine computed or pacing held answers back; 1 per second = saturated."
 )
+ENGINE_SLOTS = Metric("deepseek_engine_slots", "gauge", "Places in the engine's batch.", (("state", ("used", "free")),))
+CACHE_USAGE = Metric("deepseek_kv_cache_usage_perc", "gauge", "Share of the room for keys and values in use, 0 to 1.")
 QUEUE_TIME_SECONDS = Metric("deepseek_request_queue_time_seconds", "histogram", "Arrival to start of work.", boundaries=_SECONDS)
 TIME_TO_FIRST_TOKEN_SECONDS = Metric("deepseek_time_to_first_token_seconds", "histogram", "Arrival to first token.", boundaries=_SECONDS)
+INTER_TOKEN_LATENCY_SECONDS = Metric(
+    "deepseek_inter_token_latency_seconds",
+    "histogram",
+    "Mean time from one token to the next within a request, one value a request.",
+    boundaries=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
 E2E_LATENCY_SECONDS = Metric("deepseek_e2e_request_latency_seconds", "histogram", "Arrival to last token.", boundaries=_SECONDS)
 STARTUP_SECONDS = Metric(
     "deepseek_replica_startup_seconds", "gauge", "How long the parts of this replica's start took.", (("part", STARTUP_PARTS),)
@@ -60,6 +80,10 @@ ALL = (
     REQUESTS_OFFERED,
     REQUESTS_REJECTED,
     REQUESTS_FINISHED,
+    ANSWERS_ENDED,
+    REQUESTS_UNAUTHORIZED,
+    REQUESTS_DEGRADED,
+    DEGRADED,
     REQUESTS_RUNNING,
     REQUESTS_WAITING,
     PROMPT_TOKENS,
@@ -67,8 +91,11 @@ ALL = (
     GENERATION_TOKENS,
     WORK_DONE,
     ENGINE_BUSY_SECONDS,
+    ENGINE_SLOTS,
+    CACHE_USAGE,
     QUEUE_TIME_SECONDS,
     TIME_TO_FIRST_TOKEN_SECONDS,
+    INTER_TOKEN_LATENCY_SECONDS,
     E2E_LATENCY_SECONDS,
     STARTUP_SECONDS,
 )
@@ -97,6 +124,18 @@ def fleet_capacity_query(window_seconds: int) -> str:
     finished = f'sum by (application) (rate({REQUESTS_FINISHED}{{outcome="ok"}}{window}))'
     busy = f"sum by (application) (rate({ENGINE_BUSY_SECONDS}{window}))"
     return f"{finished} / ({busy} > 0.05)"
+
+
+def fleet_token_demand_query(window_seconds: int) -> str:
+    """Offered load of every application in tokens per second, prompts and answers together: one series per application.
+
+    Requests that were refused have no tokens of their own; they count as many as the answered ones had on average:
+    3 requests/s offered, 2 of them answered with 400 tokens/s read and written → 3 × 400 ÷ 2 = 600 tokens/s.
+    """
+    window = _window(window_seconds)
+    tokens = f"sum by (application) (rate({PROMPT_TOKENS}{window})) + sum by (application) (rate({GENERATION_TOKENS}{window}))"
+    finished = f'sum by (application) (rate({REQUESTS_FINISHED}{{outcome="ok"}}{window}))'
+    return f"({fleet_demand_query(window_seconds)}) * ({tokens}) / ({finished} > 0)"
 
 
 def _demand(matcher: str, window_seconds: int) -> str:

@@ -31,10 +31,12 @@ class Pacer:
         self._free_at = clock()
         self._reserved_seconds = 0.0
 
-    async def take(self, tokens: int) -> None:
-        """Return when `tokens` more tokens may leave."""
+    async def take(self, tokens: int, *, batch: bool = False) -> None:
+        """Return when `tokens` more tokens may leave. Batch work takes only the time that nobody else has asked for."""
         if not self._seconds_per_token or not tokens:
             return
+        while batch and (wait := self._free_at - self._clock()) > 0:
+            await self._sleep(wait)
         now = self._clock()
         start = self._free_at if now - self._free_at < _LAG_SECONDS else now
         needed = tokens * self._seconds_per_token

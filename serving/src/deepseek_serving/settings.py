@@ -47,6 +47,7 @@ class Quantization(StrEnum):
     """How the decoder's weights are held."""
 
     NONE = "none"
+    BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
 

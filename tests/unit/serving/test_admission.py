@@ -38,13 +38,13 @@ async def test_2_run_3_wait_the_6th_is_refused_and_the_order_is_kept() -> None:
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_a_wait_of_50_ms_ends_in_503_and_leaves_no_trace() -> None:
+async def test_a_wait_of_50_ms_ends_in_429_and_leaves_no_trace() -> None:
     admission = Admission(ongoing=1, queued=1, timeout_seconds=0.05)
     async with admission.turn():
         with pytest.raises(WaitedTooLongError) as refusal:
             async with admission.turn():
                 pass
-        assert refusal.value.status == 503
+        assert refusal.value.status == 429
         assert (admission.running, admission.waiting) == (1, 0)
     assert admission.running == 0
 

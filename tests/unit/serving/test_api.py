@@ -17,11 +17,10 @@ from typing import Any
 
 import openai
 import pytest
-from starlette.requests import ClientDisconnect
 
 from deepseek_serving import metric_names as names
-from deepseek_serving.api import _EventStream
 from deepseek_serving.shapes import draw
+from deepseek_serving.streaming import EventStream
 
 PICTURE = draw(random.Random(1)).data_url
 
@@ -125,9 +124,23 @@ def test_models_are_listed_by_their_served_name(echo: Any) -> None:
         ({"model": "chat", "messages": [{"role": "wizard", "content": "hi"}]}, 400, "messages.0.role", None, "user"),
         ({"model": "chat", "messages": user("hi"), "max_tokens": -1}, 400, "max_tokens", None, "greater than or equal to 1"),
         ({"model": "chat", "messages": user("hi"), "temperature": 3}, 400, "temperature", None, "less than or equal to 2"),
-        ({"model": "chat", "messages": user("hi"), "n": 2}, 400, None, None, "n is not supported"),
+        ({"model": "chat", "messages": user("hi"), "n": 9}, 400, "n", None, "less than or equal to 8"),
+        ({"model": "chat", "messages": user("hi"), "n": 10**6}, 400, "n", None, "less than or equal to 8"),
+        ({"model": "chat", "messages": user("hi"), "n": "2"}, 400, "n", None, "integer"),
+        ({"model": "chat", "messages": user("hi"), "top_logprobs": 3}, 400, None, None, "logprobs"),
+        ({"model": "chat", "messages": user("hi"), "chunk_size": "page"}, 400, "chunk_size", None, "paragraph"),
+        (
+            {"model": "chat", "messages": user("hi"), "response_format": {"type": "json_object"}},
+            400, "response_format", "unsupported_parameter", "echo",
+        ),
+        (
+            {"model": "chat", "messages": user("hi"), "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "beast"}}}},
+            400, "response_format", "invalid_json_schema", "cannot be kept to",
+        ),
         ({"model": "chat", "messages": user("hi"), "tools": [{"type": "function"}]}, 400, None, None, "tools is not supported"),
-        ({"model": "chat", "messages": user("hi"), "stop": [""]}, 400, None, None, "stop must be"),
+        ({"model": "chat", "messages": user("hi"), "stop": [""]}, 400, "stop", None, "stop must be"),
+        ({"model": "chat", "messages": user("hi"), "stop": ["x"] * 10_000}, 400, "stop", None, "at most 4"),
+        ({"model": "chat", "messages": user({"a": 1})}, 400, "messages.0.content", None, "valid"),
         ({"model": "chat", "messages": user(words(9000))}, 400, "messages", "context_length_exceeded", "8192"),
         (
             {"model": "chat", "messages": user([{"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}])},
@@ -202,15 +215,15 @@ def test_beyond_the_queue_is_429_at_once_and_every_request_is_counted(serve: Ser
         assert server.ledger.value(names.WORK_DONE) == 2
 
 
-def test_waiting_too_long_is_503_and_counted_as_late(serve: Serve) -> None:
+def test_waiting_too_long_is_429_and_counted_as_late(serve: Serve) -> None:
     """The only place is taken for 3 s, the queue's limit is 1 s."""
     with serve(echo_args(maxOngoingRequests=1, maxQueuedRequests=5, maxTokensPerSecond=20, requestTimeoutSeconds=1)) as server:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(server.client.chat.completions.create, model="chat", messages=user(words(60)))
             server.wait_until(lambda: server.service.admission.running == 1)
-            with pytest.raises(openai.InternalServerError) as late:
+            with pytest.raises(openai.RateLimitError) as late:
                 server.client.chat.completions.create(model="chat", messages=user("hi"))
-            assert late.value.status_code == 503
+            assert 1 <= int(late.value.response.headers["retry-after"]) <= 120
             assert first.result().usage.completion_tokens == 60
         server.wait_until(lambda: server.ledger.value(names.REQUESTS_FINISHED, "late") == 1)
         assert server.ledger.value(names.REQUESTS_REJECTED) == 1
@@ -251,8 +264,8 @@ async def test_a_stream_that_cannot_be_sent_is_closed_at_once() -> None:
     async def receive() -> Any:
         await asyncio.sleep(60)
 
-    with pytest.raises((ClientDisconnect, ExceptionGroup)):
-        await _EventStream(events, deltas)({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+    with pytest.raises(OSError, match="reset"):
+        await EventStream(events, deltas, headers={})({"type": "http"}, receive, send)
     assert sorted(closed) == ["deltas", "events"]
 
 

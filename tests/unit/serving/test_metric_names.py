@@ -12,6 +12,13 @@ def test_names_are_those_that_operator_and_dashboards_rely_on() -> None:
         "ray_deepseek_requests_offered_total",
         "ray_deepseek_requests_rejected_total",
         "ray_deepseek_requests_finished_total",
+        "ray_deepseek_request_success_total",
+        "ray_deepseek_requests_unauthorized_total",
+        "ray_deepseek_requests_degraded_total",
+        "ray_deepseek_degraded",
+        "ray_deepseek_engine_slots",
+        "ray_deepseek_kv_cache_usage_perc",
+        "ray_deepseek_inter_token_latency_seconds",
         "ray_deepseek_num_requests_running",
         "ray_deepseek_num_requests_waiting",
         "ray_deepseek_prompt_tokens_total",
@@ -37,7 +44,30 @@ def test_a_name_cannot_break_out_of_its_query() -> None:
     assert 'application="a\\"} or vector(1)"' in metric_names.demand_query('a"} or vector(1)', 60)
 
 
-@pytest.mark.parametrize("query", [metric_names.fleet_demand_query, metric_names.fleet_capacity_query])
+VLLM = {
+    "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prompt_tokens", "generation_tokens", "request_success",
+    "time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds",
+}  # fmt: skip
+
+
+def test_what_vllm_measures_too_has_its_suffix() -> None:
+    """vllm:num_requests_running is deepseek_num_requests_running here, and so on: one dashboard serves both."""
+    assert {metric.name.removeprefix("deepseek_") for metric in metric_names.ALL} >= VLLM
+
+
+def test_labels_have_few_values_whatever_clients_send() -> None:
+    """Series of one replica, histogram buckets included: at most 1,000."""
+    series = 0
+    for metric in metric_names.ALL:
+        combinations = 1
+        for _, values in metric.labels:
+            assert values, f"{metric} has a label without a list of its values"
+            combinations *= len(values)
+        series += combinations * (len(metric.boundaries) + 3 if metric.kind == "histogram" else 1)
+    assert series <= 1000
+
+
+@pytest.mark.parametrize("query", [metric_names.fleet_demand_query, metric_names.fleet_capacity_query, metric_names.fleet_token_demand_query])
 def test_a_window_is_at_least_a_second(query: object) -> None:
     assert callable(query)
     with pytest.raises(ValueError, match="at least 1"):

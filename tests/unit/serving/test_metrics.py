@@ -11,7 +11,7 @@ def test_every_counter_stands_at_0_from_the_start() -> None:
     ledger = Ledger()
     Meter(ledger)
     counters = [metric for metric in names.ALL if metric.kind == "counter"]
-    assert len(counters) == 8
+    assert len(counters) == 11
     assert {key for key, value in ledger.values.items() if value == 0} == set(ledger.values)
     assert (str(names.REQUESTS_FINISHED), ("late",)) in ledger.values
     assert {name for name, _ in ledger.values} == {str(metric) for metric in counters}
