@@ -46,6 +46,8 @@ class ImageFetcher:
         try:
             async with asyncio.timeout(MOST_SECONDS):
                 return await self._get(parsed)
+        except RequestError:
+            raise
         except TimeoutError:
             raise _refusal(f"The image did not come within {MOST_SECONDS:g} s.") from None
         except (aiohttp.ClientError, OSError, ValueError):
