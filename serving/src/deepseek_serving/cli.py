@@ -1,17 +1,18 @@
-"""The command line: `deepseek-serving tiny-model` and `deepseek-serving serve-local`."""
+"""The command line: `deepseek-serving tiny-model`, `serve-local` and `new-key`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deepseek_serving.settings import SOURCE_FORMS, Engine, LimitSettings, Mode, ModelSettings, Quantization, ServingSettings
+from deepseek_serving.settings import SOURCE_FORMS, Engine, Mode, Quantization, ServingSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,9 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     local.add_argument("--quantization", choices=[kind.value for kind in Quantization], default=Quantization.NONE.value)
     local.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.AUTO.value)
     local.add_argument("--max-tokens-per-second", type=int)
+    local.add_argument("--settings", type=json.loads, default={}, help='further settings as JSON, such as \'{"serving": {"slots": 4}}\'')
+    local.add_argument("--keys", type=Path, help="folder of API keys' hashes, one file a client (see new-key); without it nobody needs a key")
     local.add_argument("--host", default="127.0.0.1")
     local.add_argument("--port", type=int, default=8000)
     local.set_defaults(run=_serve_local)
+
+    key = commands.add_parser("new-key", help="make an API key, and the line for the client's file in the keys' Secret")
+    key.set_defaults(run=_new_key)
     return parser
 
 
@@ -75,18 +81,29 @@ def _tiny_model(parsed: argparse.Namespace) -> int:
 
 
 def _serve_local(parsed: argparse.Namespace) -> int:
-    import uvicorn
-
+    from deepseek_serving.listening import make_server
     from deepseek_serving.metrics import Ledger
     from deepseek_serving.service import Service
 
     source = parsed.model if "://" in parsed.model or not parsed.model else Path(parsed.model).resolve().as_uri()
-    settings = ServingSettings(
-        model=ModelSettings(source=source, engine=parsed.engine, quantization=parsed.quantization, mode=parsed.mode),
-        serving=LimitSettings(max_tokens_per_second=parsed.max_tokens_per_second),
-        model_name=parsed.name,
-    )
-    uvicorn.run(local_api(Service(settings, Ledger())), host=parsed.host, port=parsed.port, log_level="warning", lifespan="on")
+    told: dict[str, Any] = {
+        "model": {"source": source, "engine": parsed.engine, "quantization": parsed.quantization, "mode": parsed.mode},
+        "serving": {"maxTokensPerSecond": parsed.max_tokens_per_second},
+        "access": {"keysFolder": str(parsed.keys.resolve()) if parsed.keys else ""},
+        "modelName": parsed.name,
+    }
+    for section, values in parsed.settings.items():
+        told[section] = {**told[section], **values} if isinstance(told.get(section), dict) else values
+    service = Service(ServingSettings.from_args(told), Ledger())
+    make_server(local_api(service), host=parsed.host, port=parsed.port, lifespan="on").run()
+    return 0
+
+
+def _new_key(_: argparse.Namespace) -> int:
+    from deepseek_serving.keys import new_key
+
+    key, line = new_key()
+    print(f"the client's key, shown this once: {key}\nits line in the client's file:      {line}")
     return 0
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
 from deepseek_serving.cli import local_api
+from deepseek_serving.listening import make_server
 from deepseek_serving.metrics import Ledger
 from deepseek_serving.service import Service
 from deepseek_serving.settings import ServingSettings
@@ -49,7 +49,7 @@ def run_server(args: dict[str, Any]) -> Iterator[Server]:
     service = Service(ServingSettings.from_args(args), ledger)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(local_api(service), log_level="warning", lifespan="on", timeout_graceful_shutdown=5))
+        server = make_server(local_api(service), lifespan="on", timeout_graceful_shutdown=5)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
