@@ -1,129 +1,125 @@
-"""Holds the decoder's weights in 8 or 4 bits, on CPU, at load; then checks that the model still says the same.
+"""Holds a decoder's weights in 8 or 4 bits with torch's own kernels: where no graph can be made of it (`precision.py` chooses).
 
-int8: torch's dynamic quantization (weights int8 per output channel, activations int8 on the fly).
-int4: torch's packed int4 product in bfloat16 (groups of 32 or 128 inputs share a scale and a zero point).
-Both only touch the linear layers of the decoder; embeddings and the vision tower keep their precision.
+int8: on CPU torch's dynamic quantization (weights per output channel, activations on the fly), on a GPU 8-bit weights widened when used.
+int4: torch's packed int4 product in bfloat16 (groups of 32 or 128 inputs share a scale and a zero point), on CPU and CUDA (from 8.0).
+All touch the linear layers of the decoder only; embeddings and the vision tower keep their precision.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import torch
 from torch import nn
 
-from deepseek_serving.engine import LoadError
+from deepseek_serving.rounding import group_for, round_weight
 from deepseek_serving.settings import Quantization
 
-log = logging.getLogger(__name__)
+_INNER_TILES = 8
+"""How the packed kernel lays out its tiles: the CUDA kernel wants 8, the CPU kernel ignores it."""
 
-MOST_DIVERGENCE = 0.5
-"""Largest mean Kullback-Leibler divergence (nats per token) from the unquantized model on the probe."""
-
-_PROBE_TOKENS = 32
-_INNER_TILES = 2
-"""How the packed int4 kernel lays out its tiles; the CPU kernel ignores it but the operator's signature wants it."""
+_CPU_OUTPUTS = 16
+_CUDA_OUTPUTS, _CUDA_INPUTS = 8, 16 * _INNER_TILES
 
 
-def quantize(model: nn.Module, decoder: nn.Module, kind: Quantization) -> float:
-    """Quantize `decoder` and the output layer of `model` in place; return the divergence on the probe, in nats per token.
-
-    Raises LoadError when the quantized model strays further than `MOST_DIVERGENCE`.
-    """
-    if kind is Quantization.NONE:
-        return 0.0
-    before = _probe(model)
-    for owner in (decoder, model):
-        # The output layer belongs to the model, everything else that counts to the decoder.
-        names = None if owner is decoder else {"lm_head"}
-        if kind is Quantization.INT8:
-            _to_int8(owner, names)
-        else:
-            _to_int4(owner, names)
-    after = _probe(model)
-    divergence = (before.exp() * (before - after)).sum(-1).mean().item()
-    if not divergence <= MOST_DIVERGENCE:  # NaN must fail, too
-        raise LoadError(
-            f"quantization {kind.value} changes this model too much: {divergence:.3f} nats per token on the probe, "
-            f"at most {MOST_DIVERGENCE} are allowed; use int8 or none"
-        )
-    log.info("quantized to %s: %.4f nats per token from the unquantized model", kind.value, divergence)
-    return divergence
+def quantize_linears(owner: nn.Module, kind: Quantization, names: set[str] | None = None) -> None:
+    """Replace the linear layers of `owner` in place; `names` limits it to some. Layers the kernel cannot hold keep their precision."""
+    for path, linear in [(path, module) for path, module in owner.named_modules() if type(module) is nn.Linear]:
+        if names is not None and path not in names:
+            continue
+        if kind is Quantization.INT4 and Int4Linear.fits(linear):
+            owner.set_submodule(path, Int4Linear(linear))
+        elif kind is Quantization.INT8:
+            owner.set_submodule(path, Int8Linear(linear) if linear.weight.is_cuda else _dynamic_int8(linear))
 
 
 class Int4Linear(nn.Module):
-    """A linear layer with 4-bit weights: `out = x @ W.T + bias`, x of any leading shape, in bfloat16.
+    """A linear layer with 4-bit weights: `out = x @ W.T + bias`, x of any leading shape, in bfloat16."""
 
-    `group` inputs share one scale and one zero point: w ≈ (q − 8) × scale + zero with q in 0..15.
-    """
-
-    def __init__(self, linear: nn.Linear, group: int) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.group = linear.in_features, linear.out_features, group
-        codes, scales_and_zeros = _round_to_4_bits(linear.weight.detach().float(), group)
-        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, _INNER_TILES)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        rounded = round_weight(linear.weight.detach(), bits=4)
+        self.group = rounded.group
+        self._cuda = linear.weight.is_cuda
+        # The kernels reckon from the middle code: w = (code − 8) × scale + offset, hence offset = (8 − zero) × scale.
+        offsets = (8 - rounded.zeros.float()) * rounded.scales
+        scales_and_offsets = torch.stack([rounded.scales, offsets], -1).transpose(0, 1).contiguous().to(torch.bfloat16)
+        if self._cuda:
+            pairs = (rounded.codes[:, ::2] << 4) | rounded.codes[:, 1::2]  # this kernel wants the first of two codes in the high half
+            packed = torch.ops.aten._convert_weight_to_int4pack(pairs, _INNER_TILES)
+        else:
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(rounded.codes.to(torch.int32), _INNER_TILES)
         self.register_buffer("packed", packed)
-        self.register_buffer("scales_and_zeros", scales_and_zeros)
+        self.register_buffer("scales_and_offsets", scales_and_offsets)
         self.bias = linear.bias
         self.packed: torch.Tensor
-        self.scales_and_zeros: torch.Tensor
+        self.scales_and_offsets: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[…, in] → […, out], bfloat16."""
         rows = x.reshape(-1, self.in_features).to(torch.bfloat16)
-        out: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales_and_zeros)
+        product = torch.ops.aten._weight_int4pack_mm if self._cuda else torch.ops.aten._weight_int4pack_mm_for_cpu
+        out: torch.Tensor = product(rows, self.packed, self.group, self.scales_and_offsets)
         out = out.reshape(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     @staticmethod
-    def group_for(linear: nn.Linear) -> int | None:
-        """Inputs per group: 128 for wide layers, 32 for narrow ones; None when the kernel cannot hold this shape."""
-        if linear.out_features % 16:
-            return None
-        fitting = [group for group in ((128, 64, 32) if linear.in_features >= 1024 else (32,)) if linear.in_features % group == 0]
-        return fitting[0] if fitting else None
+    def fits(linear: nn.Linear) -> bool:
+        """Whether the kernel can hold a layer of this shape."""
+        if group_for(linear.in_features) is None:
+            return False
+        if linear.weight.is_cuda:
+            return linear.out_features % _CUDA_OUTPUTS == 0 and linear.in_features % _CUDA_INPUTS == 0
+        return linear.out_features % _CPU_OUTPUTS == 0
 
 
-def _round_to_4_bits(weight: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes [out, in] int32 in 0..15, and scale and zero [in ÷ group, out, 2] bfloat16."""
-    out_features, in_features = weight.shape
-    groups = weight.reshape(out_features, in_features // group, group)
-    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    scale = ((high - low) / 15).clamp_min(1e-6).to(torch.bfloat16).float()
-    # The kernel reckons from the middle code: w = (q − 8) × scale + zero, so the lowest weight, code 0, gives zero = low + 8 × scale.
-    zero = (low + 8 * scale).to(torch.bfloat16).float()
-    codes = ((groups - zero) / scale + 8).round().clamp(0, 15).to(torch.int32).reshape(out_features, in_features)
-    return codes, torch.cat([scale, zero], -1).transpose(0, 1).contiguous().to(torch.bfloat16)
+class Int8Linear(nn.Module):
+    """A linear layer with 8-bit weights, one scale for each output: `out = (x @ codes.T) × scales + bias`. Saves memory, not time."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scales = weight.float().abs().amax(1).clamp_min(1e-8) / 127
+        self.register_buffer("codes", (weight.float() / scales[:, None]).round().to(torch.int8))
+        self.register_buffer("scales", scales.to(weight.dtype))
+        self.bias = linear.bias
+        self.codes: torch.Tensor
+        self.scales: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[…, in] → […, out], in x's own type."""
+        out = nn.functional.linear(x, self.codes.to(x.dtype)) * self.scales.to(x.dtype)
+        return out if self.bias is None else out + self.bias
 
 
-def _to_int4(owner: nn.Module, names: set[str] | None) -> None:
-    for path, linear in _linears(owner, names):
-        group = Int4Linear.group_for(linear)
-        if group is not None:
-            owner.set_submodule(path, Int4Linear(linear, group))
+class Int8Embedding(nn.Module):
+    """A table of embeddings in 8 bits, one scale for each token: looking up widens only the rows that are used."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        weight = embedding.weight.detach()
+        self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
+        codes, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), 1)
+        step = 4096
+        for first in range(0, len(weight), step):
+            part = weight[first : first + step].float()
+            scales[first : first + step] = part.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127
+            codes[first : first + step] = (part / scales[first : first + step]).round().to(torch.int8)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.codes: torch.Tensor
+        self.scales: torch.Tensor
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids of any shape → […, width], float32."""
+        return self.codes[ids].float() * self.scales[ids]
 
 
-def _to_int8(owner: nn.Module, names: set[str] | None) -> None:
+def _dynamic_int8(linear: nn.Linear) -> nn.Module:
     with warnings.catch_warnings():
         # torch announces a successor that has no fast CPU path yet.
         warnings.simplefilter("ignore")
-        for path, linear in _linears(owner, names):
-            quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
-            owner.set_submodule(path, quantized[0])
-
-
-def _linears(owner: nn.Module, names: set[str] | None) -> list[tuple[str, nn.Linear]]:
-    return [(path, module) for path, module in owner.named_modules() if type(module) is nn.Linear and (names is None or path in names)]
-
-
-def _probe(model: nn.Module) -> torch.Tensor:
-    """Log-probabilities [tokens, vocabulary] of the next token, over a fixed run of token ids."""
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]  # every transformers model has it
-    ids = (torch.arange(_PROBE_TOKENS) * 7919 % vocabulary).unsqueeze(0)
-    image_token = getattr(model.config, "image_token_id", None)
-    if image_token is not None:
-        ids[ids == image_token] = 0  # a picture's token without a picture is an error
-    with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
-    return torch.log_softmax(logits.float(), -1)
+        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+    layer: nn.Module = quantized[0]
+    return layer

@@ -12,12 +12,24 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deepseek_serving.engine import Delta, EngineError, Generation, LoadError, Message, Picture, PromptSize, RequestError, Sampling
+from deepseek_serving.engine import (
+    Delta,
+    EngineError,
+    Generation,
+    LoadError,
+    Message,
+    Picture,
+    PromptSize,
+    RequestError,
+    Sampling,
+    Structure,
+)
 from deepseek_serving.settings import ServingSettings
 from deepseek_serving.shapes import NO_PICTURE, QUESTION, Drawn, draw
 
@@ -32,10 +44,11 @@ def tiny_model() -> Path:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, slots: int = 8, **model: str) -> AsyncIterator[Any]:
+async def running(folder: Path, *, slots: int = 8, settings: dict[str, Any] | None = None, **model: str) -> AsyncIterator[Any]:
     from deepseek_serving.engines.transformers import TransformersEngine
 
-    engine = TransformersEngine(ServingSettings.from_args({"model": {"source": folder.as_uri(), **model}, "serving": {"slots": slots}}))
+    settings = settings or {"model": {"source": folder.as_uri(), **model}, "serving": {"slots": slots}}
+    engine = TransformersEngine(ServingSettings.from_args(settings))
     await engine.start()
     try:
         yield engine
@@ -58,7 +71,7 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas).strip()
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+@pytest.mark.parametrize("quantization", ["none", "bf16", "int8", "int4"])
 async def test_200_captions_asked_16_at_a_time_are_exact(tiny_model: Path, quantization: str) -> None:
     """At least 198 of 200 in every precision, 16 clients on 8 slots."""
     rng = random.Random(4)
@@ -75,6 +88,157 @@ async def test_200_captions_asked_16_at_a_time_are_exact(tiny_model: Path, quant
         stats = engine.stats()
         assert (stats.running, stats.waiting) == (0, 0)
         assert stats.busy_seconds > 0
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+async def test_captions_are_exact_without_onnxruntime(tiny_model: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least 39 of 40 with torch's own kernels, where the extra cpu-fast is not installed."""
+    without_onnxruntime(monkeypatch)
+    rng = random.Random(5)
+    drawn = [draw(rng) for _ in range(40)]
+    async with running(tiny_model, quantization=quantization) as engine:
+        answers = await asyncio.gather(*(read(engine, about(one, name=str(index))) for index, one in enumerate(drawn)))
+    assert sum(text_of(deltas) == one.caption for deltas, one in zip(answers, drawn, strict=True)) >= 39
+
+
+async def test_precision_changes_in_the_middle_of_an_answer(tiny_model: Path) -> None:
+    """12 captions begun in float32, switched to int4 after each one's third token and back after its sixth, are exact all the same."""
+    rng = random.Random(10)
+    drawn = [draw(rng) for _ in range(12)]
+    settings = {"model": {"source": tiny_model.as_uri()}, "degrade": {"quantization": "int4"}}
+    async with running(tiny_model, settings=settings) as engine:
+        assert engine.precisions() == ("none", "int4")
+        with pytest.raises(ValueError, match="none, int4, was 'int2'"):
+            engine.set_precision("int2")
+
+        async def ask(index: int) -> str:
+            text = ""
+            async for number, delta in numbered(engine.submit(about(drawn[index], name=str(index)))):
+                text += delta.text
+                if number in (3, 6):
+                    engine.set_precision("int4" if number == 3 else "none")
+            return text.strip()
+
+        assert [await ask(index) for index in range(12)] == [one.caption for one in drawn]
+        assert engine.stats().precision == "none"
+
+
+async def numbered(deltas: Any) -> AsyncIterator[tuple[int, Delta]]:
+    number = 0
+    async for delta in deltas:
+        number += 1
+        yield number, delta
+
+
+async def test_three_answers_share_one_prompt(tiny_model: Path) -> None:
+    """n = 3 on 8 slots and on 2: three captions; the prompt's size comes once; log-probabilities are those of n = 1."""
+    drawn = draw(random.Random(11))
+    for slots in (8, 2):
+        async with running(tiny_model, slots=slots) as engine:
+            deltas = await read(engine, replace(about(drawn), n=3, top_logprobs=2))
+            alone = await read(engine, replace(about(drawn), top_logprobs=2))
+        for index in range(3):
+            own = [delta for delta in deltas if delta.index == index]
+            assert text_of(own) == drawn.caption
+            assert [delta.finish for delta in own if delta.finish] == ["stop"]
+            assert [chances.chosen.logprob for delta in own for chances in delta.logprobs] == pytest.approx(
+                [chances.chosen.logprob for delta in alone for chances in delta.logprobs], abs=1e-3
+            )
+        assert [delta.prompt is not None for delta in deltas].count(True) == 1
+        assert deltas[0].prompt is not None
+
+
+async def test_log_probabilities_are_those_of_the_model(tiny_model: Path) -> None:
+    """Each token of a caption has probability > 0.5, is the first of its top 3, which fall; `text`s join to the caption."""
+    drawn = draw(random.Random(12))
+    async with running(tiny_model) as engine:
+        deltas = await read(engine, replace(about(drawn), top_logprobs=3))
+    chances = [chance for delta in deltas for chance in delta.logprobs]
+    assert "".join(chance.chosen.text for chance in chances).strip() == drawn.caption
+    assert len(chances) == sum(delta.tokens for delta in deltas)
+    for chance in chances:
+        assert chance.chosen == chance.top[0]
+        assert len(chance.top) == 3
+        assert -0.7 < chance.chosen.logprob <= 0
+        assert [top.logprob for top in chance.top] == sorted((top.logprob for top in chance.top), reverse=True)
+
+
+async def test_a_stop_text_ends_one_answer_before_it(tiny_model: Path) -> None:
+    """The caption `a red square at the top left.` stopped at ` at` gives `a red square`, though ` at` comes in its own token."""
+    drawn = draw(random.Random(13))
+    async with running(tiny_model) as engine:
+        deltas = await read(engine, replace(about(drawn), stop=(" at",)))
+        assert text_of(deltas) == drawn.caption.partition(" at")[0]
+        assert deltas[-1].finish == "stop"
+        assert len(deltas) < len(await read(engine, about(drawn)))
+
+
+class OnlyBlue:
+    """Refuses every token but those of ` blue`, then ends."""
+
+    def __init__(self, tokenizer: Any, _vocabulary: int) -> None:
+        self.left = tokenizer.encode(" blue")
+
+    def restrict(self, logits: Any) -> Any:
+        kept = logits[self.left[0]].item()
+        logits[:] = float("-inf")
+        logits[self.left[0]] = kept
+        return logits
+
+    def accept(self, token: int) -> None:
+        assert token == self.left.pop(0)
+
+    @property
+    def finished(self) -> bool:
+        return not self.left
+
+
+async def test_a_structure_s_filter_has_the_last_word(tiny_model: Path) -> None:
+    """Greedy and drawn at temperature 2: the answer is what the filter lets through, and ends when it says so; others are not touched."""
+    drawn = draw(random.Random(14))
+    async with running(tiny_model) as engine:
+        ruled = replace(about(drawn), structure=Structure("{}", OnlyBlue))
+        hot = replace(ruled, request_id="hot", sampling=Sampling(temperature=2.0))
+        answers = await asyncio.gather(read(engine, ruled), read(engine, hot), read(engine, about(drawn, name="free")))
+    assert [text_of(deltas) for deltas in answers] == ["blue", "blue", drawn.caption]
+    assert answers[0][-1].finish == "stop"
+
+
+async def test_the_urgent_go_first(tiny_model: Path) -> None:
+    """20 requests on 1 slot, the last five of priority 1: those are the first five to end but for the one that had begun."""
+    drawn = draw(random.Random(15))
+    ended: list[int] = []
+    async with running(tiny_model, slots=1) as engine:
+
+        async def ask(index: int) -> None:
+            await read(engine, replace(about(drawn, name=str(index)), priority=int(index >= 15)))
+            ended.append(index)
+
+        await asyncio.gather(*(ask(index) for index in range(20)))
+    assert set(ended[:12]) >= set(range(15, 20))
+    assert ended.index(14) > max(ended.index(index) for index in range(15, 20))
+
+
+async def test_a_long_prompt_is_read_in_pieces_between_the_others_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 400 tokens, read 32 at a time: an answer that is being written gets at least 8 tokens meanwhile, not none."""
+    from deepseek_serving.engines import batch
+
+    monkeypatch.setattr(batch, "LONGEST_HOLD_SECONDS", 0.0)
+    order: list[str] = []
+    writing = asyncio.Event()
+    async with running(tiny_model) as engine:
+
+        async def ask(generation: Generation) -> None:
+            async for _ in engine.submit(generation):
+                order.append(generation.request_id)
+                writing.set()
+
+        writer = asyncio.create_task(ask(about(None, name="writer", tokens=60, sampling=Sampling(temperature=2.0, seed=3))))
+        await writing.wait()
+        before = len(order)
+        await ask(about(None, name="long", text="a red circle, " * 80, tokens=1))
+        await writer
+    assert order[: order.index("long")].count("writer") - before >= 8
 
 
 async def test_company_does_not_change_an_answer(tiny_model: Path) -> None:
@@ -139,25 +303,42 @@ async def test_cancelled_requests_free_their_slots_within_a_second(tiny_model: P
 
 async def test_text_only_leaves_the_vision_tower_out(tiny_model: Path) -> None:
     """Answers text, refuses pictures by name, and holds at least 10 % fewer bytes."""
-    from deepseek_serving.loading import weight_bytes
-
     async with running(tiny_model) as whole, running(tiny_model, mode="text-only") as engine:
         assert text_of(await read(engine, about(None))) == NO_PICTURE
         with pytest.raises(RequestError, match="text only"):
             await read(engine, about(draw(random.Random(1))))
-        assert weight_bytes(engine._loaded.model) < 0.9 * weight_bytes(whole._loaded.model)
+        assert held(engine) < 0.9 * held(whole)
 
 
-async def test_int4_holds_the_decoder_in_at_most_45_percent_of_its_bytes(tiny_model: Path) -> None:
-    """4 bits + a scale and a zero per 32 inputs = 5 of 32 bits; embeddings and norms stay in bfloat16. int8: 1 byte of 4."""
-    from deepseek_serving.loading import weight_bytes
-
+@pytest.mark.parametrize("kernels", ["ONNX Runtime", "torch"])
+async def test_quantized_decoders_hold_a_fraction_of_the_bytes(tiny_model: Path, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 bits + a scale and a zero point per 32 inputs = about 5 of 32 bits, at most 35 % with embeddings; int8: at most 60 %."""
+    if kernels == "torch":
+        without_onnxruntime(monkeypatch)
     sizes = {}
-    for quantization in ("none", "int8", "int4"):
+    for quantization in ("none", "bf16", "int8", "int4"):
         async with running(tiny_model, quantization=quantization, mode="text-only") as engine:
-            sizes[quantization] = weight_bytes(engine._loaded.model)
-    assert sizes["int4"] < 0.45 * sizes["none"]
+            sizes[quantization] = held(engine)
+            assert text_of(await read(engine, about(None))) == NO_PICTURE
+    assert sizes["bf16"] == pytest.approx(0.5 * sizes["none"], rel=0.01)
     assert sizes["int8"] < 0.6 * sizes["none"]
+    assert sizes["int4"] < (0.35 if kernels == "ONNX Runtime" else 0.45) * sizes["none"]
+
+
+def held(engine: Any) -> int:
+    from deepseek_serving.precision import bytes_held
+
+    return bytes_held(engine._loaded, engine._decoders.values())
+
+
+def without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra cpu-fast were not installed."""
+    import importlib.util
+
+    from deepseek_serving import routes
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(routes.importlib.util, "find_spec", lambda name: None if name in ("onnx", "onnxruntime") else real(name))
 
 
 async def test_a_seed_repeats_a_sampled_answer(tiny_model: Path) -> None:
@@ -199,7 +380,7 @@ async def test_a_step_that_breaks_ends_its_requests_and_the_replica_s_health(tin
         def out_of_memory() -> None:
             raise RuntimeError("cannot allocate memory")
 
-        monkeypatch.setattr(engine._decoder, "step", out_of_memory)
+        monkeypatch.setattr(engine._batch, "step", out_of_memory)
         asked = [asyncio.wait_for(read(engine, about(drawn, name=str(index))), 10) for index in range(3)]
         assert [type(each) for each in await asyncio.gather(*asked, return_exceptions=True)] == [EngineError] * 3
         with pytest.raises(EngineError, match="RuntimeError"):
@@ -212,13 +393,12 @@ async def test_a_folder_without_a_model_is_told_in_words(tmp_path: Path) -> None
             pass
 
 
-def test_quantization_that_changes_the_answers_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+async def test_quantization_that_changes_the_answers_is_refused(tiny_model: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a bound of a billionth of a nat even int8 strays too far."""
-    from deepseek_serving import quantize
-    from deepseek_serving.loading import load
-    from deepseek_serving.settings import ModelSettings, Quantization
+    from deepseek_serving import precision
 
-    monkeypatch.setattr(quantize, "MOST_DIVERGENCE", 1e-9)
-    loaded = load(ModelSettings(source=tiny_model.as_uri(), quantization=Quantization.INT8))
-    with pytest.raises(LoadError, match="nats per token"):
-        quantize.quantize(loaded.model, loaded.decoder, Quantization.INT8)
+    monkeypatch.setattr(precision, "MOST_DIVERGENCE", 1e-9)
+    with pytest.raises(LoadError, match=r"nats per token on the probe.*use "):
+        async with running(tiny_model, quantization=quantization):
+            pass

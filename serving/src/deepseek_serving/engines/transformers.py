@@ -3,88 +3,66 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
 
-import numpy
 import torch
 
 from deepseek_serving.engine import (
+    Chance,
     Delta,
     EngineError,
     EngineStats,
+    FinishReason,
     Generation,
-    LoadError,
     Message,
     Picture,
     PromptSize,
-    RequestError,
     Sampling,
     StartupParts,
-    context_exceeded,
+    TokenChances,
 )
-from deepseek_serving.engines.slots import Row, SlotDecoder
-from deepseek_serving.loading import Loaded, load, weight_bytes
-from deepseek_serving.quantize import quantize
+from deepseek_serving.engines.batch import Batch, Row
+from deepseek_serving.engines.choosing import Choice, Taste
+from deepseek_serving.engines.decoders import Decoder
+from deepseek_serving.engines.prompts import Detokenizer, Words, loaded_or_closed, read_prompt
+from deepseek_serving.engines.store import SlotStore
+from deepseek_serving.loading import Loaded, load
+from deepseek_serving.precision import bytes_held, make_decoders
 from deepseek_serving.settings import ServingSettings
+from deepseek_serving.stopping import StopTexts
 
 log = logging.getLogger(__name__)
-
-MOST_DEVIATION = 0.05
-"""How far a batched step may stray from the model's own pass on the probe, in nats: rounding by thousandths, a wrong cache by whole nats."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """One request inside the engine; `deltas` is read on the event loop, the rest belongs to the decoding thread."""
+    """One request; `deltas` is read on the event loop, the rest belongs to the decoding thread."""
 
     id: str
-    row: Row
-    prompt: PromptSize
-    max_tokens: int
-    text: Detokenizer
+    answers: list[_Answer] = field(default_factory=list)
     deltas: asyncio.Queue[Delta | Exception | None] = field(default_factory=asyncio.Queue)
-    tokens: int = 0
     cancelled: bool = False
 
 
-class Detokenizer:
-    """Turns tokens into text piece by piece, and holds a piece back while its last character is incomplete."""
+@dataclass(eq=False)
+class _Answer:
+    """One of a request's answers."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._shown_from = 0
-        self._shown_to = 0
-
-    def push(self, token: int) -> str:
-        """The text that became certain with this token; often a word, sometimes nothing."""
-        self._ids.append(token)
-        return self._advance(final=False)
-
-    def rest(self) -> str:
-        """What is left at the end, complete or not."""
-        return self._advance(final=True)
-
-    def _advance(self, *, final: bool) -> str:
-        # Decoded with the tokens before it, because a tokenizer may drop the blank in front of a text's first word.
-        known = self._decode(self._ids[self._shown_from : self._shown_to])
-        text = self._decode(self._ids[self._shown_from :])
-        if len(text) <= len(known) or (text.endswith("\ufffd") and not final):
-            return ""
-        self._shown_from, self._shown_to = self._shown_to, len(self._ids)
-        return text[len(known) :]
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+    job: _Job
+    index: int
+    row: Row
+    size: PromptSize
+    max_tokens: int
+    text: Detokenizer
+    cut: StopTexts
+    tokens: int = 0
 
 
 class TransformersEngine:
@@ -93,9 +71,12 @@ class TransformersEngine:
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
         self._loaded: Loaded | None = None
+        self._decoders: dict[str, Decoder] = {}
+        self._precision = settings.model.quantization.value
         self._jobs: dict[str, _Job] = {}
-        self._arrived: deque[_Job] = deque()
-        self._active: list[_Job] = []
+        self._arrived: list[tuple[int, int, _Answer]] = []
+        self._order = itertools.count()
+        self._active: dict[Row, _Answer] = {}
         self._wake = threading.Condition()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -114,24 +95,26 @@ class TransformersEngine:
         return parts
 
     async def submit(self, generation: Generation) -> AsyncGenerator[Delta, None]:
-        """Stream the answer; leaving early frees the slot before the next step."""
+        """Stream the answers; leaving early frees their slots before the next step."""
         self.check_health()
         job = await self._loop.run_in_executor(self._preparer, self._prepare, generation)
         self._jobs[job.id] = job
         self._idle.clear()
         with self._wake:
-            self._arrived.append(job)
+            for answer in job.answers:
+                heapq.heappush(self._arrived, (-generation.priority, next(self._order), answer))
             self._wake.notify()
+        left = len(job.answers)
         try:
-            while True:
+            self.check_health()  # the decoding thread may have ended while the prompt was prepared
+            while left:
                 item = await job.deltas.get()
                 if item is None:
                     return
                 if isinstance(item, Exception):
                     raise item
                 yield item
-                if item.finish:
-                    return
+                left -= item.finish is not None
         finally:
             job.cancelled = True
             self._jobs.pop(job.id, None)
@@ -148,15 +131,22 @@ class TransformersEngine:
 
     def stats(self) -> EngineStats:
         since = self._busy_since
-        busy = self._busy_seconds + (time.monotonic() - since if since is not None else 0.0)
-        return EngineStats(len(self._active), len(self._arrived), self._settings.serving.slots, busy)
+        return EngineStats(
+            running=len(self._active),
+            waiting=len(self._arrived),
+            slots=self._settings.serving.slots,
+            busy_seconds=self._busy_seconds + (time.monotonic() - since if since is not None else 0.0),
+            cache_usage=self._batch.usage if self._loaded is not None else 0.0,
+            precision=self._precision,
+        )
 
     def precisions(self) -> tuple[str, ...]:
-        return (self._settings.model.quantization.value,)
+        return tuple(self._decoders) or (self._precision,)
 
     def set_precision(self, precision: str) -> None:
         if precision not in self.precisions():
             raise ValueError(f"precision must be one of {', '.join(self.precisions())}, was {precision!r}")
+        self._precision = precision  # the decoding thread reads it before each step
 
     def check_health(self) -> None:
         if self._failure is not None:
@@ -179,81 +169,57 @@ class TransformersEngine:
         torch.set_num_threads(self._settings.serving.torch_threads)
         began = time.monotonic()
         loaded = load(self._settings.model)
-        _check_slots(loaded)
-        quantize(loaded.model, loaded.decoder, self._settings.model.quantization)
-        self._loaded = loaded
         read = time.monotonic()
-        self._decoder = SlotDecoder(loaded, self._settings.serving.slots)
-        ends = loaded.model.generation_config.eos_token_id
+        model, degrade = self._settings.model.quantization, self._settings.degrade.quantization
+        kinds = tuple(dict.fromkeys(kind for kind in (model, degrade) if kind is not None))
+        store = SlotStore(self._settings.serving.slots, loaded.context)
+        self._decoders = make_decoders(loaded, kinds, store, threads=self._settings.serving.torch_threads)
+        quantized = time.monotonic()
+        self._words = Words(loaded.tokenizer)
+        settings = loaded.model.generation_config
+        sampled = bool(settings.do_sample)
+        self._default = Sampling(float(settings.temperature or 1.0) if sampled else 0.0, float(settings.top_p or 1.0) if sampled else 1.0)
+        ends = settings.eos_token_id
         self._ends = frozenset([ends] if isinstance(ends, int) else ends or [])
+        self._batch = Batch(loaded, self._decoders[model.value], store)
+        self._loaded = loaded
         self._warm_up(loaded)
-        log.info("%s holds %.1f MiB of weights", type(loaded.model).__name__, weight_bytes(loaded.model) / 2**20)
-        return StartupParts(loading=read - began, warming_up=time.monotonic() - read)
+        held = bytes_held(loaded, self._decoders.values()) / 2**20
+        log.info("%s holds %.1f MiB of weights on %s", type(loaded.model).__name__, held, loaded.device)
+        return StartupParts(loading=read - began, quantizing=quantized - read, warming_up=time.monotonic() - quantized)
 
     def _warm_up(self, loaded: Loaded) -> None:
         """Answer a probe, with a picture where there are eyes: the first request should not pay for first-time work."""
-        parts: tuple[str | Picture, ...] = ("warm up",)
+        generation = Generation("warm-up", (), max_tokens=2, prefix="warm up")
         if loaded.processor is not None:
-            parts = (Picture(48, 48, bytes([128]) * (48 * 48 * 3)), *parts)
-        job = self._prepare(Generation("warm-up", (Message("user", parts),), max_tokens=2))
-        self._decoder.prefill([job.row])
-        self._decoder.step()
-        self._decoder.clear()
+            generation = Generation("warm-up", (Message("user", (Picture(48, 48, bytes([128]) * (48 * 48 * 3)), "warm up")),), max_tokens=2)
+        for name, decoder in self._decoders.items():
+            prompt, _ = read_prompt(loaded, generation)
+            self._batch.decoder = decoder
+            self._batch.enter([Row(prompt, Taste())])
+            while not self._batch.writing:
+                self._batch.read()
+            self._batch.step()
+            self._batch.clear()
+            log.debug("warmed up %s", name)
+        self._batch.decoder = self._decoders[self._precision]
 
     def _prepare(self, generation: Generation) -> _Job:
-        """Tokens and pixels of a request. Raises RequestError."""
-        loaded = self._loaded
-        if loaded is None:
-            raise EngineError("the engine is closed")
-        if generation.pictures and loaded.processor is None:
-            raise RequestError(
-                "This model is served without its vision tower; it takes text only.", code="images_unsupported", param="messages"
-            )
-        prompt = self._prompt(loaded, generation)
-        if generation.pictures:
-            assert loaded.processor is not None
-            images = [_array(picture) for picture in generation.pictures]
-            # Channels are named: for a picture 1 or 3 pixels wide they could not be guessed from the shape.
-            encoded = loaded.processor(text=[prompt], images=[images], return_tensors="pt", input_data_format="channels_last")
-            inputs = {"input_ids": encoded["input_ids"], "pixel_values": encoded["pixel_values"]}
-        else:
-            special = not generation.messages  # a chat template writes its own special tokens
-            inputs = {"input_ids": loaded.tokenizer(prompt, return_tensors="pt", add_special_tokens=special)["input_ids"]}
-        tokens = int(inputs["input_ids"].shape[1])
-        if tokens >= loaded.context:
-            raise context_exceeded(tokens, loaded.context)
-        if not tokens:
-            raise RequestError("The prompt is empty.", param="prompt")
-        image_token = getattr(loaded.model.config, "image_token_id", None)
-        image = int((inputs["input_ids"] == image_token).sum()) if generation.pictures else 0
-        most = min(generation.max_tokens, loaded.context - tokens)
-        row = Row(inputs, generation.sampling)
-        return _Job(generation.request_id, row, PromptSize(tokens, image), most, Detokenizer(loaded.tokenizer))
-
-    @staticmethod
-    def _prompt(loaded: Loaded, generation: Generation) -> str:
-        placeholder = getattr(loaded.tokenizer, "image_token", None)
-        texts = [generation.prefix, *(part for message in generation.messages for part in message.parts if isinstance(part, str))]
-        if placeholder and any(placeholder in text for text in texts):
-            raise RequestError(f"Text may not contain {placeholder}, which stands for a picture.", param="messages")
-        if not generation.messages:
-            return generation.prefix
-        turns: list[dict[str, Any]] = [
-            {
-                "role": message.role,
-                "content": [{"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": part} for part in message.parts],
-            }
-            for message in generation.messages
-        ]
-        if loaded.processor is None:
-            # Text models' templates expect plain strings.
-            turns = [{**turn, "content": "".join(part["text"] for part in turn["content"])} for turn in turns]
-        template = loaded.processor or loaded.tokenizer
-        prompt: str = template.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return prompt
+        """Tokens, pixels and one answer for each of `n`. Raises RequestError."""
+        loaded = loaded_or_closed(self._loaded)
+        prompt, size = read_prompt(loaded, generation)
+        most = min(generation.max_tokens, loaded.context - size.tokens)
+        vocabulary = int(loaded.text_config["vocab_size"])
+        job = _Job(generation.request_id)
+        for index in range(generation.n):
+            structure = generation.structure
+            rule = structure.make_filter(loaded.tokenizer, vocabulary) if structure is not None else None
+            row = Row(prompt, Taste.of(generation.sampling, index, self._default, generation.top_logprobs, rule))
+            job.answers.append(_Answer(job, index, row, size, most, Detokenizer(loaded.tokenizer), StopTexts(generation.stop)))
+        return job
 
     def _run(self) -> None:
-        """The decoding thread: let new requests in, step the batch, pass on what came out."""
+        """The decoding thread: let new requests in, read and step the batch, pass on what came out."""
         while True:
             with self._wake:
                 self._busy_stops()
@@ -264,15 +230,16 @@ class TransformersEngine:
             out: list[tuple[_Job, Delta | Exception]] = []
             try:
                 self._leave()
-                out += self._enter()
-                if self._active:
-                    self._decoder.step()
-                    out += self._collect(self._active)
+                self._enter()
+                self._batch.decoder = self._decoders[self._precision]
+                out += self._collect(self._batch.read())
+                if self._batch.writing:
+                    out += self._collect(self._batch.step())
             except Exception as error:
                 log.exception("the decoding step failed")
                 self._failure = f"the decoding step failed: {type(error).__name__}"
-                out += [(job, EngineError(self._failure)) for job in [*self._active, *self._arrived]]
-                self._deliver(out)
+                # Every job, those included that came while the step failed: nobody will answer them.
+                self._deliver([*out, *((job, EngineError(self._failure)) for job in list(self._jobs.values()))])
                 self._busy_stops()
                 return
             self._deliver(out)
@@ -284,46 +251,63 @@ class TransformersEngine:
 
     def _leave(self) -> None:
         """Free the slots of those who left."""
-        for job in [job for job in self._active if job.cancelled]:
-            self._decoder.remove(job.row)
-            self._active.remove(job)
+        for row in [row for row, answer in self._active.items() if answer.job.cancelled]:
+            self._end(row)
 
-    def _enter(self) -> list[tuple[_Job, Delta | Exception]]:
-        """Read the prompts of those who wait, as many as slots are free; prompts of one shape together."""
-        entering: list[_Job] = []
-        while self._arrived and len(entering) < self._decoder.free:
-            job = self._arrived.popleft()
-            if not job.cancelled:
-                entering.append(job)
-        out: list[tuple[_Job, Delta | Exception]] = []
-        shape = _shape_of
-        for _, group in groupby(sorted(entering, key=shape), key=shape):
-            jobs = list(group)
-            self._decoder.prefill([job.row for job in jobs])
-            self._active += jobs
-            out += self._collect(jobs)
-        return out
+    def _enter(self) -> None:
+        """Give free slots to those who wait, by priority."""
+        entering: list[_Answer] = []
+        with self._wake:
+            while self._arrived and len(entering) < self._batch.free:
+                _, _, answer = heapq.heappop(self._arrived)
+                if not answer.job.cancelled:
+                    entering.append(answer)
+        self._active.update({answer.row: answer for answer in entering})
+        if entering:
+            self._batch.enter([answer.row for answer in entering])
 
-    def _collect(self, jobs: list[_Job]) -> list[tuple[_Job, Delta | Exception]]:
+    def _end(self, row: Row) -> None:
+        self._batch.remove(row)
+        del self._active[row]
+
+    def _collect(self, rows: list[Row]) -> list[tuple[_Job, Delta | Exception]]:
         """The newest token of each as a delta; answers that end with it give up their slots."""
         out: list[tuple[_Job, Delta | Exception]] = []
-        for job in list(jobs):
-            delta = self._delta(job)
-            out.append((job, delta))
+        for row in list(rows):
+            answer = self._active[row]
+            delta = self._delta(answer)
+            out.append((answer.job, delta))
             if delta.finish:
-                self._decoder.remove(job.row)
-                self._active.remove(job)
+                self._end(row)
         return out
 
-    def _delta(self, job: _Job) -> Delta:
-        prompt = job.prompt if job.tokens == 0 else None
-        job.tokens += 1
-        if job.row.next_token in self._ends:
-            return Delta(job.text.rest(), tokens=0, prompt=prompt, finish="stop")
-        text = job.text.push(job.row.next_token)
-        if job.tokens >= job.max_tokens:
-            return Delta(text + job.text.rest(), prompt=prompt, finish="length")
-        return Delta(text, prompt=prompt)
+    def _delta(self, answer: _Answer) -> Delta:
+        choice = answer.row.choice
+        size = answer.size if answer.tokens == answer.index == 0 else None
+        answer.tokens += 1
+        if choice.token in self._ends:
+            return Delta(self._last_text(answer), tokens=0, prompt=size, finish="stop", index=answer.index)
+        text = answer.cut.feed(answer.text.push(choice.token))
+        finish: FinishReason | None = None
+        rule = answer.row.taste.filter
+        if answer.cut.found or (rule is not None and rule.finished):
+            finish = "stop"
+        elif answer.tokens >= answer.max_tokens:
+            finish = "length"
+        if finish and not answer.cut.found:
+            text += self._last_text(answer)
+            finish = "stop" if answer.cut.found else finish
+        return Delta(text, prompt=size, finish=finish, index=answer.index, logprobs=self._chances(choice))
+
+    @staticmethod
+    def _last_text(answer: _Answer) -> str:
+        return answer.cut.feed(answer.text.rest()) + answer.cut.rest()
+
+    def _chances(self, choice: Choice) -> tuple[TokenChances, ...]:
+        if choice.chosen is None:
+            return ()
+        chances = [Chance(self._words[token], logprob) for token, logprob in (choice.chosen, *choice.top)]
+        return (TokenChances(chances[0], tuple(chances[1:])),)
 
     def _deliver(self, out: list[tuple[_Job, Delta | Exception]]) -> None:
         def put() -> None:
@@ -332,26 +316,3 @@ class TransformersEngine:
 
         if out and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(put)
-
-
-def _check_slots(loaded: Loaded) -> None:
-    """Refuse a model that batched steps would get wrong (one that keeps more than keys and values of full attention). Raises LoadError."""
-    ids = loaded.tokenizer("warm up", return_tensors="pt")["input_ids"]
-    try:
-        deviation = SlotDecoder(loaded, 1).deviation(Row({"input_ids": ids}, Sampling(temperature=0.0)))
-    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-        raise LoadError(f"{type(loaded.model).__name__} cannot be decoded in slots: {error}") from error
-    # bfloat16 rounds 2^16 times coarser than float32, and products of one row otherwise than products of many.
-    most = MOST_DEVIATION if loaded.model.dtype == torch.float32 else 4 * MOST_DEVIATION
-    if not deviation <= most:  # NaN must fail, too
-        raise LoadError(
-            f"{type(loaded.model).__name__} cannot be decoded in slots: a step strays by {deviation:.3f} nats, at most {most} may be"
-        )
-
-
-def _shape_of(job: _Job) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(tensor.shape)) for name, tensor in sorted(job.row.inputs.items()))
-
-
-def _array(picture: Picture) -> numpy.ndarray[Any, Any]:
-    return numpy.frombuffer(bytearray(picture.rgb), dtype=numpy.uint8).reshape(picture.height, picture.width, 3)

@@ -1,0 +1,97 @@
+"""Runs a text decoder over rows of a slot store: the unmodified Hugging Face module here, an ONNX Runtime graph in `graph.py`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from deepseek_serving.engines.store import SlotStore
+
+
+class Decoder(Protocol):
+    """One precision of a decoder with its output layer. Not thread-safe: one thread owns it and the store."""
+
+    def run(self, first: int, embeddings: torch.Tensor, starts: list[int], counts: list[int]) -> torch.Tensor:
+        """Feed the rows first, first + 1, … of the store; return the logits [rows, vocabulary] after each row's last new token.
+
+        `embeddings` [rows, tokens, width] is padded on the right; row i has `counts[i]` new tokens, which follow its `starts[i]` known ones.
+        """
+        ...
+
+    def reads_together(self, starts: list[int], counts: list[int]) -> bool:
+        """Whether rows with these known and new tokens may go into one `run`."""
+        ...
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The modules that hold its weights, if modules do."""
+        ...
+
+    packed_bytes: int
+    """Weights held elsewhere."""
+
+
+class _Window:
+    """The store's rows that one pass works on; looks like a transformers Cache to the decoder's layers."""
+
+    is_compileable = False
+
+    def __init__(self, store: SlotStore, first: int, positions: torch.Tensor, seen: int) -> None:
+        self._store = store
+        self._rows = slice(first, first + positions.shape[0])
+        self._row_numbers = torch.arange(first, first + positions.shape[0], device=positions.device)[:, None]
+        self._positions = positions
+        self._seen = seen
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Called by each attention layer with its newest keys and values [rows, heads, tokens, width]; returns all of them so far."""
+        if layer == len(self._store.keys):
+            self._store.add_layer(keys, values)
+        all_keys, all_values = self._store.keys[layer], self._store.values[layer]
+        all_keys[self._row_numbers, :, self._positions] = keys.transpose(1, 2).to(all_keys.dtype)
+        all_values[self._row_numbers, :, self._positions] = values.transpose(1, 2).to(all_values.dtype)
+        return (
+            all_keys[self._rows, :, : self._seen].to(keys.dtype),
+            all_values[self._rows, :, : self._seen].to(values.dtype),
+        )
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Tokens of the longest row."""
+        return self._seen
+
+
+class TorchDecoder:
+    """The decoder's own class, on whatever device its weights are."""
+
+    def __init__(self, decoder: torch.nn.Module, head: torch.nn.Module, store: SlotStore) -> None:
+        self.packed_bytes = 0
+        self._decoder = decoder
+        self._head = head
+        self._store = store
+
+    def run(self, first: int, embeddings: torch.Tensor, starts: list[int], counts: list[int]) -> torch.Tensor:
+        rows, tokens, _ = embeddings.shape
+        seen = max(starts) + tokens
+        self._store.reserve(seen)
+        device = embeddings.device
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(tokens, device=device)
+        mask = torch.arange(seen, device=device) <= positions[:, None, :, None]
+        hidden = self._decoder(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=_Window(self._store, first, positions, seen),
+            use_cache=True,
+        ).last_hidden_state
+        last = hidden[torch.arange(rows, device=device), torch.tensor(counts, device=device) - 1]
+        logits: torch.Tensor = self._head(last)
+        return logits
+
+    def reads_together(self, starts: list[int], counts: list[int]) -> bool:
+        # Padding is computed like tokens: at most half as much again is worth one pass less.
+        return len(counts) * max(counts) <= 1.5 * sum(counts)
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        return (self._decoder, self._head)
