@@ -37,13 +37,13 @@ def say_on_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def ensure(names: Iterable[str], progress: Progress = say_on_stderr) -> dict[str, Path]:
-    """The paths of the named programs, building those that are missing.
+def ensure(names: Iterable[str | Program], progress: Progress = say_on_stderr) -> dict[str, Path]:
+    """The paths of the programs by name, building those that are missing. A `Program` of the caller's own is built like the cluster's.
 
     Raises ``ValueError`` for an unknown name, :class:`BuildError` when a build fails, and ``FileNotFoundError`` when
     ``DEEPSEEK_LOCALCLUSTER_BINARIES`` names a folder without one of them.
     """
-    wanted = [program(name) for name in names]
+    wanted = [name if isinstance(name, Program) else program(name) for name in names]
     if given := os.environ.get("DEEPSEEK_LOCALCLUSTER_BINARIES"):
         return {each.name: _given(Path(given).expanduser().resolve(), each) for each in wanted}
     missing = [each for each in wanted if not each.path.exists()]
