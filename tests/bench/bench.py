@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from deepseek_demo.traffic import generate
+from deepseek_forecaster.trace import read_trace
 from deepseek_operator.core.decide import decide, remember
 from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Situation
-from deepseek_operator.replay import read_trace, replay
+from deepseek_operator.replay import replay
 
 ROUNDS = 7
 COLD_START_SECONDS = 180.0
@@ -82,7 +83,8 @@ def main() -> None:
     given = parser.parse_args().trace
     cost_of_a_decision()
     if given:
-        cost_of_the_rules([(path.stem, *read_trace(path)) for path in given])
+        traces = [read_trace(path) for path in given]
+        cost_of_the_rules([(trace.name, trace.loads(), trace.step_seconds) for trace in traces])
     else:
         generated = [(seed, generate(days=7, seed=seed)) for seed in (7, 8, 9)]
         cost_of_the_rules([(f"generated, seed {seed}", list(trace.requests_per_minute(1.0) / 60), 60.0) for seed, trace in generated])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_operator import __version__
+from deepseek_operator.replay.command import add_parser as add_replay
 
 PREFIX = "DEEPSEEK_OPERATOR_"
 
@@ -69,15 +70,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("-o", "--output", choices=("text", "line", "json"), default="text", help="in full, in one line, or as JSON")
     explain.add_argument("--kubeconfig", default=None, help="kubeconfig to use (default: KUBECONFIG)")
 
-    replay = commands.add_parser("replay", help="run a policy over a recorded trace")
-    replay.set_defaults(command=_replay)
-    replay.add_argument("--trace", type=Path, required=True, help="CSV with the columns t_min,count")
-    replay.add_argument("--policy", type=Path, help="yaml of a DeepSeekDeployment whose scaling is replayed (default: the defaults)")
-    replay.add_argument("--cold-start", type=_seconds, default=180.0, help="seconds from asking for a node to its first answer (default: 180)")
-    replay.add_argument(
-        "--node-capacity", type=_seconds, help="requests per second of a node (default: the policy's, else a tenth of the peak)"
-    )
-    replay.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_replay(commands, _seconds)
 
     crds = commands.add_parser("crds", help="write the CustomResourceDefinition, the chart's copy and the reference page")
     crds.set_defaults(command=_crds)
@@ -202,37 +195,6 @@ def _explain(options: argparse.Namespace) -> int:
         print(one_line(body))
     else:
         print("\n".join(in_full(body)))
-    return 0
-
-
-def _replay(options: argparse.Namespace) -> int:
-    """The policy in mode Reactive on the whole trace."""
-    import yaml
-
-    from deepseek_operator.api.v1alpha1 import DeepSeekDeployment
-    from deepseek_operator.core.types import Policy, capacity_in_spec
-    from deepseek_operator.replay import read_trace, replay
-
-    policy: Path | None = options.policy
-    try:
-        rates, step_seconds = read_trace(options.trace)
-        body = yaml.safe_load(policy.read_text()) if policy else {"spec": {"model": {"source": "file:///none"}}}
-        spec = DeepSeekDeployment.model_validate({"spec": body["spec"]}).spec
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        print(f"replay: {error}", file=sys.stderr)
-        return 2
-    # Without a figure for a node, one that makes the trace's peak need ten.
-    capacity = options.node_capacity or capacity_in_spec(spec) or max(rate or 0 for rate in rates) / 10
-    outcome = replay(rates, step_seconds, Policy.of(spec), capacity, cold_start_seconds=options.cold_start)
-    figures = {
-        "nodeHours": round(outcome.node_hours, 3),
-        "nodeHoursAtMaximum": round(spec.nodes.max * len(rates) * step_seconds / 3600, 3),
-        "requests": round(outcome.requests),
-        "late": round(outcome.late),
-        "latePercent": round(100 * outcome.late_share, 3),
-        "changes": outcome.changes,
-    }
-    print(json.dumps(figures) if options.json else "\n".join(f"{name:<20} {value}" for name, value in figures.items()))
     return 0
 
 

@@ -104,29 +104,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip().count(".") == 2
 
 
-def test_replay_prints_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An hour of 1 request per second with a node of 2: one node-hour, none late."""
-    trace = tmp_path / "trace.csv"
-    trace.write_text("t_min,count\n" + "".join(f"{minute},60\n" for minute in range(60)))
-    assert cli.main(["replay", "--trace", str(trace), "--node-capacity", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "nodeHours": 1.0,
-        "nodeHoursAtMaximum": 10.0,
-        "requests": 3600,
-        "late": 0,
-        "latePercent": 0.0,
-        "changes": 0,
-    }
-
-
-def test_replay_of_a_bad_trace_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """File, line, what is expected; exit status 2."""
-    trace = tmp_path / "trace.csv"
-    trace.write_text("t_min,count\n0,1\n1,x\n")
-    assert cli.main(["replay", "--trace", str(trace)]) == 2
-    assert "line 3 must be MINUTE,COUNT" in capsys.readouterr().err
-
-
 # --------------------------------------------------------------------------------------------------------------------- log
 
 

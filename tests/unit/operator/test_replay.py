@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_operator.core.types import PeakForecast, Policy
-from deepseek_operator.replay import Decider, read_trace, replay
+from deepseek_operator.replay import Decider, replay
 
 REACTIVE = Policy(mode="Reactive", max_nodes=100)
 
@@ -96,34 +94,3 @@ def test_a_capacity_of_nothing_is_refused() -> None:
     """It says what is allowed."""
     with pytest.raises(ValueError, match="node_capacity must be above 0, was 0"):
         replay([1.0], 60, REACTIVE, 0)
-
-
-def test_read_trace(tmp_path: Path) -> None:
-    """600 requests in 10 minutes are 1 per second; an empty count is not known."""
-    path = tmp_path / "trace.csv"
-    path.write_text("t_min,count\n0,600\n10,\n20,1200\n")
-    assert read_trace(path) == ([1.0, None, 2.0], 600.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("minute,count\n0,1\n1,1\n", "line 1 must be t_min,count"),
-        ("", "line 1 must be t_min,count"),
-        ("t_min,count\n0,1\n1,x\n", "line 3 must be MINUTE,COUNT with a count ≥ 0 or none, was '1,x'"),
-        ("t_min,count\n0,1\n1,-4\n", "line 3 must be MINUTE,COUNT"),
-        ("t_min,count\n0,1\n1,inf\n", "line 3 must be MINUTE,COUNT"),
-        ("t_min,count\n0,1\n1,nan\n", "line 3 must be MINUTE,COUNT"),
-        ("t_min,count\n0,1\n1,1,1\n", "line 3 must be MINUTE,COUNT"),
-        ("t_min,count\n0,1\n0,1\n", "line 3: t_min must rise, was 0 after 0"),
-        ("t_min,count\n0,1\n", "at least two rows are needed, had 1"),
-    ],
-    ids=["another header", "empty", "a word", "negative", "infinite", "not a number", "a third column", "time stands still", "one row"],
-)
-def test_a_trace_that_cannot_be_read_says_where_and_what_is_expected(tmp_path: Path, text: str, message: str) -> None:
-    """File, line, and what must stand there."""
-    path = tmp_path / "trace.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"trace\.csv: ") as error:
-        read_trace(path)
-    assert message in str(error.value)

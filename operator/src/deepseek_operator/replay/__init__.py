@@ -18,7 +18,6 @@ from deepseek_operator.replay.simulate import (
     simulate,
 )
 from deepseek_operator.replay.timeline import write_timeline
-from deepseek_operator.replay.trace import read_trace
 from deepseek_operator.replay.world import LATE_SECONDS, World
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "clairvoyant_node_hours",
     "interpolated",
     "nodes_needed",
-    "read_trace",
     "replay",
     "simulate",
     "static",

@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deepseek_operator.core.decide import decide, remember
-from deepseek_operator.core.types import Decision, Demand, Memory, PeakForecast, Policy, Situation
+from deepseek_operator.core.demand import offered
+from deepseek_operator.core.types import Decision, Memory, PeakForecast, Policy, Situation
 from deepseek_operator.replay.simulate import Observation, Outcome, Rates, simulate
 from deepseek_operator.replay.world import LATE_SECONDS
 
 Forecaster = Callable[[float], PeakForecast | None]
 """The forecast that was there at an instant (seconds since the trace began), or None."""
 
-BACKLOG_SECONDS = 60.0
-"""What waits is work beside the arrivals; it counts as demand as if it were to be done within this time."""
-
 
 class Decider:
-    """Asks `decide()` at each tick and remembers, as the operator's tick does. `decisions` holds its verdicts, one per tick."""
+    """Asks `decide()` at each tick and remembers, as the operator's tick does. `decisions` holds its verdicts, one per tick.
 
-    def __init__(self, policy: Policy, node_capacity: float, forecaster: Forecaster | None = None) -> None:
+    `lead_seconds` is how long before it begins a scheduled floor is asked for; `began_at` the Unix time of the trace's begin, by which the
+    calendar is read.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        node_capacity: float,
+        forecaster: Forecaster | None = None,
+        *,
+        lead_seconds: float = 0.0,
+        began_at: float | None = None,
+    ) -> None:
         self.policy, self.node_capacity = policy, node_capacity
         self.decisions: list[Decision] = []
-        self._forecaster = forecaster
+        self._forecaster, self._lead_seconds, self._began_at = forecaster, lead_seconds, began_at
         self._memory: Memory | None = None
 
     def __call__(self, now: float, seen: Observation) -> int:
@@ -33,10 +43,12 @@ class Decider:
             now=now,
             policy=self.policy,
             nodes=seen.asked,
-            demand=None if seen.rate is None else Demand(seen.rate + seen.waiting / BACKLOG_SECONDS),
+            demand=None if seen.rate is None else offered(seen.rate, waiting=seen.waiting),
             node_capacity=self.node_capacity,
             forecast=self._forecaster(now) if self._forecaster else None,
             memory=self._memory,
+            lead_seconds=self._lead_seconds,
+            wall=None if self._began_at is None else self._began_at + now,
         )
         decision = decide(situation)
         self._memory = remember(situation, decision)

@@ -117,7 +117,7 @@ def simulate(
     if len(shown) != len(rates):
         raise ValueError(f"seen must have one value per step of the trace ({len(rates)}), had {len(shown)}")
     known = interpolated(rates)
-    begin, end = start * step_seconds, len(rates) * step_seconds
+    begin, end = float(start * step_seconds), float(len(rates) * step_seconds)
     if start_nodes is None:
         start_nodes = max(min_nodes, min(max_nodes, nodes_needed(known[start], node_capacity)))
     world = World(node_capacity, cold_start_seconds, start_nodes, now=begin, late_seconds=late_seconds)
