@@ -103,7 +103,7 @@ class FakeCluster:
                 self.remove(str(owned), key[1], key[0])
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Body:
-        return self.store[kind][namespace, name]
+        return copy.deepcopy(self.store[kind][namespace, name])
 
     def bodies(self, kind: str) -> list[Body]:
         return [copy.deepcopy(body) for body in self.store[kind].values()]
@@ -331,7 +331,7 @@ class FakeKubeRay:
 
     def _of(self, namespace: str, cluster: str) -> list[Body]:
         found = [b["metadata"] for b in self.cluster.store["pods"].values() if b["metadata"]["labels"].get("ray.io/cluster") == cluster]
-        return [copy.deepcopy(self.cluster.get("pods", m["name"], namespace)) for m in found if m["namespace"] == namespace]
+        return [self.cluster.get("pods", m["name"], namespace) for m in found if m["namespace"] == namespace]
 
     @staticmethod
     def _created(pod: Body) -> float:

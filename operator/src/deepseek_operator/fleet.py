@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from deepseek_forecaster.types import Forecast
-from deepseek_operator.api.v1alpha1 import DeepSeekDeployment, DeepSeekDeploymentStatus, quantity_value
-from deepseek_operator.core.coldstart import ColdStart
-from deepseek_operator.core.ledger import Counterfactual, Ledger
-from deepseek_operator.core.plan import Observed, ServeView
-from deepseek_operator.core.types import Decision, Demand, Memory, PeakForecast, Policy
+from deepseek_operator.api.v1alpha1 import DeepSeekDeployment, DeepSeekDeploymentSpec, DeepSeekDeploymentStatus, quantity_value
+from deepseek_operator.core.capacity import LearnedCapacity
+from deepseek_operator.core.coldstart import Starts, StartWatch
+from deepseek_operator.core.ledger import Counterfactual, Course, Ledger
+from deepseek_operator.core.plan import Observed, ServeView, ServiceView
+from deepseek_operator.core.status import day_of, starts_of
+from deepseek_operator.core.types import Decision, Demand, Memory, PeakForecast, Policy, capacity_in_spec
+from deepseek_operator.edge.promql import OwnQueries
 from deepseek_operator.edge.rayservice import DEPLOYMENT_LABEL, application_name, instant, read_cluster, read_pod, read_service
 
 Body = dict[str, Any]
@@ -21,6 +24,8 @@ Kind = Literal["objects", "services", "clusters", "pods"]
 KINDS: tuple[Kind, ...] = ("objects", "services", "clusters", "pods")
 Key = tuple[str, str]
 """Namespace and name."""
+
+View = TypeVar("View")
 
 
 class Seen:
@@ -30,6 +35,7 @@ class Seen:
         self._bodies: dict[Kind, dict[Key, Body]] = {kind: {} for kind in KINDS}
         self._by_deployment: dict[Kind, dict[Key, dict[Key, Body]]] = {kind: {} for kind in KINDS}
         self._noted: dict[tuple[Kind, Key], int] = {}
+        self._views: dict[tuple[Kind, Key], tuple[Body, Any, Any]] = {}
         self._moment = 0
 
     @property
@@ -81,25 +87,42 @@ class Seen:
         body = self.service(key)
         if body is None:
             return Observed()
-        service = read_service(body, compiled)
+        service: ServiceView = self._view("services", key, body, compiled, lambda: read_service(body, compiled))
         name = service.active_cluster or service.pending_cluster
         cluster_body = self._bodies["clusters"].get((key[0], name))
         if cluster_body is None or cluster_body["metadata"].get("deletionTimestamp"):
             return Observed(service=service)
-        pods = (
-            read_pod(pod)
-            for pod in self._by_deployment["pods"].get(key, {}).values()
+        pods = tuple(
+            self._read("pods", pod_key, pod, read_pod)
+            for pod_key, pod in self._by_deployment["pods"].get(key, {}).items()
             if pod["metadata"]["labels"].get("ray.io/cluster") == name and pod["metadata"]["labels"].get("ray.io/node-type") == "worker"
         )
         taking_over = self._bodies["clusters"].get((key[0], service.pending_cluster)) if service.active_cluster else None
         pending = read_cluster(taking_over) if taking_over and not taking_over["metadata"].get("deletionTimestamp") else None
-        return Observed(service=service, cluster=read_cluster(cluster_body), pods=tuple(pods), serve=serve, pending=pending)
+        cluster = self._read("clusters", (key[0], name), cluster_body, read_cluster)
+        return Observed(service=service, cluster=cluster, pods=pods, serve=serve, pending=pending)
 
     def cluster_body(self, namespace: str, name: str) -> Body | None:
         """A RayCluster as last seen."""
         return self._bodies["clusters"].get((namespace, name))
 
+    def _read(self, kind: Kind, key: Key, body: Body, reader: Callable[[Body], View]) -> View:
+        return self._view(kind, key, body, None, lambda: reader(body))
+
+    def _view(self, kind: Kind, key: Key, body: Body, beside: object, reader: Callable[[], View]) -> View:
+        """What a body says, read once for as long as it is the same one (and, where it is read beside another thing, that is too)."""
+        known = self._views.get((kind, key))
+        if known is not None and known[0] is body and known[1] is beside:
+            view: View = known[2]
+            return view
+        view = reader()
+        self._views[kind, key] = (body, beside, view)
+        return view
+
     def _put(self, kind: Kind, key: Key, body: Body) -> None:
+        known = self._bodies[kind].get(key)
+        if known is not None and _state(known) == _state(body):
+            return  # a list brings the same states again and again; what was read of them stays
         self._bodies[kind][key] = body
         deployment = (body["metadata"].get("labels") or {}).get(DEPLOYMENT_LABEL)
         if deployment:
@@ -107,6 +130,7 @@ class Seen:
 
     def _drop(self, kind: Kind, key: Key) -> None:
         body = self._bodies[kind].pop(key, None)
+        self._views.pop((kind, key), None)
         deployment = ((body or {}).get("metadata", {}).get("labels") or {}).get(DEPLOYMENT_LABEL)
         if deployment:
             owned = self._by_deployment[kind].get((key[0], deployment), {})
@@ -118,6 +142,13 @@ class Seen:
 def key_of(body: Mapping[str, Any]) -> Key:
     """Namespace and name of an object."""
     return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _state(body: Mapping[str, Any]) -> tuple[str, str] | object:
+    """What is the same of two bodies only if they are the same state of the same object."""
+    metadata = body["metadata"]
+    version = metadata.get("resourceVersion")
+    return (metadata.get("uid"), version) if version else object()
 
 
 def _older(body: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
@@ -146,18 +177,30 @@ class Tracked:
     """What is remembered of one object. Lost with the process, and rebuilt from its status and from the cluster."""
 
     uid: str
+    wanted: Wanted | str = ""
+    """The object as it was parsed, or what is wrong with it; good for `wanted_generation`."""
+    wanted_generation: int | None = None
+    compiled: dict[str, Any] = field(default_factory=dict)
+    """The RayService of `compiled_for`."""
+    compiled_for: tuple[object, int] | None = None
     desired: int | None = None
     memory: Memory = field(default_factory=Memory)
     reactive: Counterfactual | None = None
     shadow: Counterfactual | None = None
     ledger: Ledger | None = None
-    cold_start: ColdStart = field(default_factory=ColdStart)
+    courses: tuple[Course, Course, Course] = (Course(()), Course(()), Course(()))
+    """The node counts of late: as asked for, of mode Reactive, and of Predictive in mode Shadow."""
+    starts: Starts = field(default_factory=Starts)
+    """The starts of its kind of node that its own status told of; the tick keeps them for all objects of the kind."""
+    start_watch: StartWatch = field(default_factory=StartWatch)
     cluster: str = ""
     """The RayCluster whose nodes' starts are measured, and of which `serve` speaks."""
     serving_since: dict[str, float] = field(default_factory=dict)
     """When each node that serves was first seen to."""
-    learned_capacity: float | None = None
-    """Requests per second of one node."""
+    capacity: LearnedCapacity = field(default_factory=LearnedCapacity)
+    """Of one replica."""
+    earlier_capacity: tuple[float, int] | None = None
+    """What an earlier process learned of one node, and from how many readings at saturation; until the first look at the object."""
     decision: Decision | None = None
     serve: ServeView | None = None
     serve_read_at: float = -1e18
@@ -183,9 +226,10 @@ class Tracked:
         if status.nodes:
             tracked.desired = status.nodes.desired or None
         if status.capacity and status.capacity.source == "Learned":
-            tracked.learned_capacity = quantity_value(status.capacity.requests_per_second_per_node)
+            learned = quantity_value(status.capacity.requests_per_second_per_node)
+            tracked.earlier_capacity = learned, status.capacity.saturated_readings or 0
         if status.cold_start:
-            tracked.cold_start = ColdStart.known(status.cold_start.p90_seconds, status.cold_start.samples)
+            tracked.starts = starts_of(status.cold_start)
         if status.last_scale_at:
             tracked.memory = Memory(scaled_at=now + min(0.0, instant(status.last_scale_at) - wall))
         if status.ledger:
@@ -196,39 +240,70 @@ class Tracked:
                 node_seconds=3600 * quantity_value(known.node_hours),
                 at_maximum=3600 * quantity_value(known.at_maximum_node_hours),
                 reactive=3600 * quantity_value(known.reactive_node_hours),
+                days=tuple(day_of(day) for day in status.savings),
             )
         return tracked
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A valid object as it is to be served in this tick."""
+    """A valid object as it is to be served, and what follows from it alone."""
 
     key: Key
     body: Body
-    spec: Any  # DeepSeekDeploymentSpec
+    """As it was when its spec was read: its status and labels may have changed since."""
+    spec: DeepSeekDeploymentSpec
     policy: Policy
+    application: str
+    """Its name in Ray Serve, in metrics and to the forecaster."""
+    capacity: float | None
+    """Requests per second of one node as the spec gives it."""
+    node_kind: tuple[object, ...]
+    """Nodes of the same kind start alike: the same model in the same quantization on the same node pool."""
+    gpus_per_node: float
+    price: float
+    """Of a node-hour; 0 where the spec gives none."""
+    query_objection: str
+    """Why the user's own query is not asked; empty when it is, or when there is none."""
 
     @property
-    def application(self) -> str:
-        """Its name in Ray Serve, in metrics and to the forecaster."""
-        return application_name(*self.key)
+    def query(self) -> str | None:
+        """The user's own query, if it is asked."""
+        return None if self.query_objection else self.spec.scaling.demand.query
 
 
-def parse(key: Key, body: Body) -> Wanted | str:
-    """The object, or a sentence that says what is wrong with it: the API server may have stored it under an older schema."""
+def parse(key: Key, body: Body, own_queries: OwnQueries | None = None) -> Wanted | str:
+    """The object, or a sentence that says what is wrong with it: the API server may have stored it under an older schema, and it cannot judge
+    a calendar."""
     try:
-        parsed = DeepSeekDeployment.model_validate({"spec": body.get("spec") or {}})
-        policy = Policy.of(parsed.spec)
-        if policy.min_nodes > policy.max_nodes:
-            return f"spec.nodes.min must be at most nodes.max ({policy.max_nodes}), was {policy.min_nodes}"
-        if policy.scale_down_percent >= policy.scale_up_percent:
-            return f"spec.scaling.scaleDownPercent must be below scaleUpPercent ({policy.scale_up_percent}), was {policy.scale_down_percent}"
+        spec = DeepSeekDeployment.model_validate({"spec": body.get("spec") or {}}).spec
     except ValidationError as error:
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()[:5])
-    if parsed.spec.model.engine == "vllm":
+    try:
+        policy = Policy.of(spec)
+    except ValueError as error:
+        return f"spec.scaling.schedule: {error}"
+    if spec.model.engine == "vllm":
         return "spec.model.engine: vllm is not part of this release yet; allowed: transformers, echo"
-    return Wanted(key, body, parsed.spec, policy)
+    query, limits = spec.scaling.demand.query, spec.nodes.resources.limits or spec.nodes.resources.requests
+    return Wanted(
+        key=key,
+        body=body,
+        spec=spec,
+        policy=policy,
+        application=application_name(*key),
+        capacity=capacity_in_spec(spec),
+        node_kind=(
+            spec.model.source,
+            spec.model.quantization,
+            spec.model.engine,
+            tuple(sorted(spec.nodes.node_selector.items())),
+            tuple(sorted(limits.items())),
+        ),
+        gpus_per_node=sum(quantity_value(str(count)) for resource, count in limits.items() if resource.endswith("gpu")),
+        price=quantity_value(spec.scaling.cost_per_node_hour or "0"),
+        query_objection=own_queries.objection(query, key[0]) if own_queries and query else "",
+    )
 
 
 @dataclass(slots=True)

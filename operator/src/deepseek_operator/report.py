@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 from deepseek_operator.api.v1alpha1 import DeepSeekDeploymentStatus
 from deepseek_operator.conditions import aspects
+from deepseek_operator.core.coldstart import Starts
 from deepseek_operator.core.status import Aspect, Picture, as_body, build, timestamp, worth_writing
-from deepseek_operator.core.types import Decision, capacity_in_spec
+from deepseek_operator.core.types import Decision
 from deepseek_operator.edge.kube import Cluster, KubeError
 from deepseek_operator.edge.rayservice import SERVE_PORT, pod_selector
 from deepseek_operator.edge.telemetry import Telemetry
-from deepseek_operator.fleet import Body, Key, Tracked, Verdict
+from deepseek_operator.fleet import Body, Key, Tracked, Verdict, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +22,8 @@ log = logging.getLogger(__name__)
 class Reporter:
     """Writes what a tick found and did."""
 
-    def __init__(self, cluster: Cluster, telemetry: Telemetry) -> None:
-        self._cluster, self._telemetry = cluster, telemetry
+    def __init__(self, cluster: Cluster, telemetry: Telemetry, starts_of: Callable[[Wanted], Starts]) -> None:
+        self._cluster, self._telemetry, self._starts_of = cluster, telemetry, starts_of
 
     async def report(self, v: Verdict, now: float) -> None:
         """Status, events and metrics of one object after it was acted on."""
@@ -41,11 +43,13 @@ class Reporter:
             models=v.raw_forecast.models if v.raw_forecast else {},
             on_probation=bool(v.raw_forecast and v.raw_forecast.on_probation),
             capacity=v.capacity,
-            capacity_learned=capacity_in_spec(v.wanted.spec) is None,
-            cold_start=t.cold_start,
+            saturated_readings=len(t.capacity.saturated) if v.wanted.capacity is None else None,
+            starts=self._starts_of(v.wanted),
             ledger=t.ledger,
             scaled_at=t.memory.scaled_at,
             shadow_nodes=t.shadow.nodes if t.shadow and v.wanted.policy.mode == "Shadow" else None,
+            has_gpus=v.wanted.gpus_per_node > 0,
+            has_price=v.wanted.price > 0,
             endpoint=f"http://{key[1]}-serve-svc.{key[0]}.svc:{SERVE_PORT}/v1",
             selector=pod_selector(key[1]),
         )
@@ -111,7 +115,7 @@ class Reporter:
         m.node_capacity.labels(*key).set(number(v.capacity))
         m.utilization.labels(*key).set(number(decision.utilization))
         m.predicted_utilization.labels(*key).set(number(decision.predicted_utilization))
-        m.cold_start.labels(*key).set(number(v.tracked.cold_start.p90()))
+        m.cold_start.labels(*key).set(number(picture.starts.p90()))
         for quantile in (0.5, 0.95):
             peak = v.raw_forecast.peak.get(quantile) if v.raw_forecast else None
             m.forecast_peak.labels(*key, f"{quantile * 100:g}").set(number(peak))

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from deepseek_operator.core.capacity import LEARNING_WEIGHT, MOST_NODES, learned, nodes_for, utilization
-from deepseek_operator.core.coldstart import SAMPLES_KEPT, ColdStart, horizon
-from deepseek_operator.core.ledger import LONGEST_GAP_SECONDS, Counterfactual, Ledger
+from deepseek_operator.core.budget import LONGEST_GAP_SECONDS
+from deepseek_operator.core.capacity import MOST_NODES, READINGS_KEPT, LearnedCapacity, nodes_for, utilization
+from deepseek_operator.core.coldstart import SAMPLES_KEPT, Start, Starts, StartWatch, horizon
+from deepseek_operator.core.ledger import Counterfactual, Course, Lane, Ledger
 from deepseek_operator.core.plan import PodView
 from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Situation
 
@@ -41,65 +42,142 @@ def test_utilization() -> None:
     assert utilization(0, 0, 10) == 0
 
 
+# ----------------------------------------------------------------------------------------------------------- learned capacity
+
+FULL, IDLE = (0.95, 3.0), (0.3, 0.0)
+
+
+def read(capacity: LearnedCapacity, *readings: float | None, at: tuple[float, float] = FULL, first: float = 0) -> LearnedCapacity:
+    """A reading a minute, at so much busyness and so long a queue."""
+    for number, reading in enumerate(readings):
+        capacity = capacity.read(first + 60 * number, reading, *at)
+    return capacity
+
+
 @pytest.mark.parametrize("reading", [None, math.nan, math.inf, 0.0, -3.0], ids=["none", "NaN", "infinite", "zero", "negative"])
 def test_a_capacity_that_is_no_number_teaches_nothing(reading: float | None) -> None:
     """What was known stays known; what was not stays not known."""
-    assert learned(10, reading) == 10
-    assert learned(None, reading) is None
+    assert read(LearnedCapacity.known(10, 5), reading).value() == 10
+    assert read(LearnedCapacity(), reading).value() is None
 
 
-def test_capacity_is_learned_at_once_and_then_slowly() -> None:
-    """The first reading is taken; one reading of 20 beside a known 10 moves it by a tenth to 11; ten of them by two thirds."""
-    assert learned(None, 10) == 10
-    assert learned(10, 20) == pytest.approx(11)
-    capacity: float | None = 10
-    for _ in range(10):
-        capacity = learned(capacity, 20)
-    assert capacity == pytest.approx(20 - 10 * (1 - LEARNING_WEIGHT) ** 10)
-    assert 16.5 < (capacity or 0) < 16.7
+def test_the_first_reading_is_taken_at_once_and_counts_until_saturation_was_seen_three_times() -> None:
+    """8 while not busy; then 12, 13, 14 at saturation: their lower quartile, 12."""
+    capacity = read(LearnedCapacity(), 8.0, at=IDLE)
+    assert capacity.value() == 8
+    capacity = read(capacity, 12.0, 13.0, first=60)
+    assert capacity.value() == 12, "the median of 8, 12, 13"
+    assert read(capacity, 14.0, first=180).value() == 12
+
+
+def test_one_odd_minute_moves_the_capacity_by_a_rank_and_never_by_its_size() -> None:
+    """Forty readings around 10, then one of 100 or of 0.01: still around 10."""
+    steady = read(LearnedCapacity(), *(10 + 0.01 * number for number in range(40)))
+    assert steady.value() == pytest.approx(10.09)
+    assert read(steady, 100.0, first=9000).value() == pytest.approx(10.1)
+    assert read(steady, 0.01, first=9000).value() == pytest.approx(10.09)
+
+
+@pytest.mark.parametrize(
+    ("busy", "queued"),
+    [(0.8, 3.0), (0.95, 0.2), (None, 3.0), (0.95, None)],
+    ids=["busy for 80 %", "busy, but nobody waits: an engine for many is busy with one", "busyness not known", "queue not known"],
+)
+def test_what_was_read_below_saturation_does_not_count_as_the_capacity(busy: float | None, queued: float | None) -> None:
+    """Three readings of 12 at saturation, then an hour of 4: still 12."""
+    capacity = read(LearnedCapacity(), 12.0, 12.0, 12.0)
+    for minute in range(60):
+        capacity = capacity.read(1000 + 60 * minute, 4.0, busy, queued)
+    assert capacity.value() == 12
+
+
+def test_readings_of_the_same_minute_are_one_witness() -> None:
+    """Ticks every 15 s read windows that overlap."""
+    capacity = LearnedCapacity()
+    for second in range(0, 600, 15):
+        capacity = capacity.read(second, 12.0, *FULL)
+    assert len(capacity.saturated) == 10
+
+
+def test_a_change_of_traffic_is_learned_within_an_hour() -> None:
+    """60 readings are kept: an hour of longer requests, and the 12 of yesterday are forgotten."""
+    capacity = read(LearnedCapacity(), *[12.0] * 60)
+    assert read(capacity, *[6.0] * 16, first=3600).value() == 6
+    assert len(read(capacity, *[6.0] * 60, first=3600).saturated) == READINGS_KEPT
+
+
+def test_what_an_earlier_process_learned_counts_as_it_was_learned() -> None:
+    """From saturation, or provisionally."""
+    assert LearnedCapacity.known(10, 20).value() == LearnedCapacity.known(10, 0).value() == 10
+    assert read(LearnedCapacity.known(10, 20), 30.0).value() == 10
+    assert len(LearnedCapacity.known(10, 0).saturated) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------- cold start
 
 
-def pod(name: str, created: float, ready: float | None) -> PodView:
-    return PodView(name, created_at=created, ready_at=ready, ready=ready is not None)
+def pod(name: str, created: float, ready: float | None, **parts: float) -> PodView:
+    return PodView(name, created_at=created, ready_at=ready, ready=ready is not None, **parts)
+
+
+def seconds(starts: list[Start]) -> list[tuple[str, float]]:
+    return [(start.node, start.seconds) for start in starts]
 
 
 def test_a_cold_start_is_from_creation_to_readiness_and_counts_once() -> None:
-    """Asked for at 100, ready at 190: 90 s, also when seen again, also when it became unready and ready later."""
-    starts = ColdStart(answering_since=50).seen([pod("a", 100, 190), pod("b", 100, None)])
-    assert starts.starts == (("a", 90),)
-    assert starts.seen([pod("a", 100, 190)]) is starts
-    assert starts.seen([pod("a", 100, 5000)]) is starts
-    assert starts.seen([pod("b", 100, 220)]).starts == (("a", 90), ("b", 120))
+    """Asked for at 100, ready at 190: 90 s, and none when seen again, or when it became unready and ready later."""
+    watch, fresh = StartWatch(answering_since=50).look([pod("a", 100, 190), pod("b", 100, None)])
+    assert seconds(fresh) == [("a", 90)]
+    assert watch.look([pod("a", 100, 190)])[1] == []
+    assert watch.look([pod("a", 100, 5000)])[1] == []
+    assert seconds(watch.look([pod("a", 100, 190), pod("b", 100, 220)])[1]) == [("b", 120)]
 
 
 def test_the_first_nodes_of_a_service_do_not_count_they_waited_for_the_head_too() -> None:
     """The first two were asked for at 100, before anything answered; the one asked for at 300 joins a service that answers since 190."""
-    starts = ColdStart().seen([pod("first", 100, 190), pod("beside", 100, 195), pod("later", 300, 320)])
-    assert starts.starts == (("later", 20),)
-    assert starts.seen([pod("beside", 100, 195)]) is starts
+    watch, fresh = StartWatch().look([pod("first", 100, 190), pod("beside", 100, 195), pod("later", 300, 320)])
+    assert seconds(fresh) == [("later", 20)]
+    assert watch.look([pod("beside", 100, 195)])[1] == []
+
+
+def test_pods_that_were_there_before_do_not_count_and_those_that_are_gone_are_forgotten() -> None:
+    """A node of last week that lost its replica for a minute is no start of a week."""
+    watch = StartWatch(answering_since=50).passing_over([pod("old", 60, None)])
+    watch, fresh = watch.look([pod("old", 60, 600_000), pod("new", 100, 130)])
+    assert seconds(fresh) == [("new", 30)]
+    assert watch.look([pod("third", 600_000, 600_020)])[0].passed_over == {"third"}
 
 
 def test_a_pod_ready_before_its_creation_is_a_clock_gone_wrong_and_does_not_count() -> None:
     """Otherwise a start would take less than no time."""
-    assert ColdStart(answering_since=50).seen([pod("a", 100, 99)]).p90() is None
+    assert StartWatch(answering_since=50).look([pod("a", 100, 99)])[1] == []
+
+
+def test_a_start_has_parts_that_add_up() -> None:
+    """Nodes were added at 90, the pod was created at 100, found a machine at 130, ran at 150 and answered at 190: 40 + 20 + 40 = 100 s."""
+    parts = {"scheduled_at": 130.0, "started_at": 150.0}
+    (start,) = StartWatch(answering_since=50).look([pod("a", 100, 190, **parts)], asked_at=90)[1]
+    assert (start.seconds, start.scheduling, start.starting, start.loading) == (100, 40, 20, 40)
+    (replaced,) = StartWatch(answering_since=50).look([pod("a", 100, 190, **parts)], asked_at=39)[1]
+    assert replaced.seconds == 90, "created 61 s after nodes were added: it replaces one that failed"
+    (unseen,) = StartWatch(answering_since=50).look([pod("a", 100, 190)])[1]
+    assert (unseen.scheduling, unseen.starting, unseen.loading) == (None, None, None)
 
 
 def test_p90_of_ten_starts_is_the_second_slowest() -> None:
     """10, 20, …, 100 s → 90 s; one start is its own p90; none has none."""
-    assert ColdStart().p90() is None
-    assert ColdStart((("a", 42.0),)).p90() == 42
-    assert ColdStart(tuple((str(n), 10.0 * n) for n in range(1, 11))).p90() == 90
+    assert Starts().p90() is None
+    assert Starts((Start("a", 42.0),)).p90() == 42
+    assert Starts(tuple(Start(str(n), 10.0 * n) for n in range(1, 11))).p90() == 90
 
 
 def test_the_last_50_starts_count() -> None:
     """After 50 quick starts the slow ones of the old image are forgotten."""
-    starts = ColdStart(answering_since=0).seen([pod(f"slow-{n}", 0, 600) for n in range(50)])
+    starts = Starts().with_more(Start(f"slow-{n}", 600) for n in range(50))
     assert starts.p90() == 600
-    starts = starts.seen([pod(f"quick-{n}", 1000, 1060) for n in range(50)])
-    assert (len(starts.starts), starts.p90()) == (SAMPLES_KEPT, 60)
+    starts = starts.with_more(Start(f"quick-{n}", 60) for n in range(50))
+    assert (len(starts.seen), starts.p90()) == (SAMPLES_KEPT, 60)
+    assert Starts.earlier(Start("", 70, 30, 20, 20), 7).slow() == Start("earlier", 70, 30, 20, 20)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +198,26 @@ def test_the_forecast_looks_at_least_as_far_as_a_node_takes(p90: float | None, s
 
 
 def test_an_hour_at_3_of_10_nodes_beside_4_in_mode_reactive() -> None:
-    """3 node-hours, 10 at the maximum, 4 reactive."""
+    """3 node-hours, 10 at the maximum, 4 reactive; with 2 GPUs a node at 2.50 an hour, 2 GPU-hours and 2.50 were saved."""
     ledger = Ledger(since=0, counted_until=0)
     for second in range(15, 3601, 15):
-        ledger = ledger.count(second, nodes=3, maximum=10, reactive_nodes=4)
+        ledger = ledger.count(second, actual=Lane(3), maximum=10, reactive=Lane(4, second <= 60), gpus_per_node=2, price=2.5)
     assert (ledger.node_seconds / 3600, ledger.at_maximum / 3600, ledger.reactive / 3600) == (3, 10, 4)
     assert ledger.since == 0
+    (day,) = ledger.days
+    assert (day.node_seconds / 3600, day.reactive / 3600, day.saved_gpu_seconds / 3600) == (3, 4, 2)
+    assert (day.saved_cost, day.overloaded, day.reactive_overloaded, day.predictive) == (pytest.approx(2.5), 0, 60, 0)
+
+
+def test_the_books_are_kept_by_the_day_and_for_14_days() -> None:
+    """20 days at 1 node: the last 14, 24 node-hours each (the first tick's quarter of a minute falls into the day before)."""
+    ledger = Ledger(since=0, counted_until=0)
+    for minute in range(10, 20 * 1440, 10):
+        ledger = ledger.count(60 * minute, actual=Lane(1), maximum=10, reactive=Lane(2), predictive=Lane(1, minute % 100 == 0))
+    assert [day.day for day in ledger.days] == list(range(6, 20))
+    assert all(day.node_seconds == 86_400 for day in ledger.days[:-1])
+    assert ledger.days[0].predictive == 86_400
+    assert ledger.days[0].predictive_overloaded == pytest.approx(8_640, abs=600)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +231,18 @@ def test_an_hour_at_3_of_10_nodes_beside_4_in_mode_reactive() -> None:
 )
 def test_a_long_silence_is_counted_for_nobody(now: float, counted: float) -> None:
     """And the counting goes on from there."""
-    ledger = Ledger(since=-100, counted_until=0).count(now, 1, 1, 1)
+    ledger = Ledger(since=-100, counted_until=0).count(now, actual=Lane(1), maximum=1, reactive=Lane(1))
     assert (ledger.node_seconds, ledger.counted_until) == (counted, now)
+
+
+def test_nodes_answer_a_cold_start_after_they_were_asked_for_and_are_gone_at_once() -> None:
+    """2, then 6 from 100 s on, then 3 from 400 s on; a cold start of 180 s."""
+    course, ready = Course(((0, 2),)), {}
+    for second in range(0, 601, 20):
+        course = course.then(second, 2 if second < 100 else 6 if second < 400 else 3, 180)
+        ready[second] = course.ready
+    assert [ready[second] for second in (80, 260, 280, 380, 400, 600)] == [2, 2, 6, 6, 3, 3]
+    assert len(course.steps) <= 2
 
 
 def test_the_counterfactual_goes_its_own_way() -> None:

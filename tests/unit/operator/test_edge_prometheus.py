@@ -115,7 +115,9 @@ async def test_a_prometheus_that_is_not_there_or_hangs_is_a_problem_in_time() ->
 
 
 def test_the_fleet_query_names_each_reading() -> None:
-    """Three parts, told apart by the label `reading`; capacity over five windows."""
+    """Seven parts, told apart by the label `reading`; the recent rate over half a window, capacity over two."""
     query = fleet_query(30)
-    assert [f'"reading", "{name}"' in query for name in ("demand", "capacity", "reporting")] == [True] * 3
-    assert "[150s]" in query
+    names = ("demand", "recent", "waiting", "capacity", "busy", "queued", "reporting")
+    assert [f'"reading", "{name}"' in query for name in names] == [True] * 7
+    assert "[15s]" in query
+    assert "[60s]" in query

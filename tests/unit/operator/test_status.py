@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deepseek_operator.core.coldstart import ColdStart
-from deepseek_operator.core.ledger import Ledger
-from deepseek_operator.core.status import REFRESH_SECONDS, Aspect, Picture, as_body, build, timestamp, worth_writing
+from deepseek_operator.core.coldstart import Start, Starts
+from deepseek_operator.core.ledger import Day, Ledger
+from deepseek_operator.core.status import REFRESH_SECONDS, Aspect, Picture, as_body, build, day_of, starts_of, timestamp, worth_writing
 from deepseek_operator.core.types import Decision, Demand, PeakForecast
 
 NOW = 1_790_000_000.0
@@ -28,8 +28,9 @@ PICTURE = Picture(
     forecast=PeakForecast(21.5, 18.25, 95, 600.0, NOW - 10),
     models={"arima": 0.614, "lstm": 0.386},
     capacity=10.0,
-    cold_start=ColdStart((("a", 90.4),)),
-    ledger=Ledger(NOW - 3600, NOW, 3 * 3600, 10 * 3600, 4.5 * 3600),
+    starts=Starts((Start("a", 90.4, 30, 20.2, 40.2),)),
+    ledger=Ledger(NOW - 3600, NOW, 3 * 3600, 10 * 3600, 4.5 * 3600, (Day(20_717, 3 * 3600, 0, 4.5 * 3600, 30, 0, 0, 1.5 * 3600, -0.25),)),
+    has_gpus=True,
     scaled_at=NOW - 60,
 )
 
@@ -63,16 +64,38 @@ def test_the_whole_status() -> None:
             "onProbation": "False",
         },
         "capacity": {"requestsPerSecondPerNode": "10", "source": "Spec"},
-        "coldStart": {"p90Seconds": 90, "samples": 1},
-        "decision": {"nodes": 3, "reason": "Steady", "message": "demand 20 req/s needs 3", "at": at},
+        "coldStart": {"p90Seconds": 90, "samples": 1, "schedulingSeconds": 30, "startingSeconds": 20, "loadingSeconds": 40},
+        "decision": {"nodes": 3, "recommended": 3, "reason": "Steady", "message": "demand 20 req/s needs 3", "at": at},
         "lastScaleAt": timestamp(NOW - 60),
         "ledger": {"since": timestamp(NOW - 3600), "nodeHours": "3", "atMaximumNodeHours": "10", "reactiveNodeHours": "4.5"},
+        "savings": [
+            {
+                "date": "2026-09-21",
+                "nodeHours": "3",
+                "reactiveNodeHours": "4.5",
+                "savedGpuHours": "1.5",
+                "savedCost": "-0.25",
+                "overloadedSeconds": 0,
+                "reactiveOverloadedSeconds": 30,
+            }
+        ],
     }
+
+
+def test_what_the_status_tells_an_operator_that_starts_anew() -> None:
+    """The starts as one that counts as often, and the days as they were."""
+    status = build(PICTURE, None)
+    assert status.cold_start is not None
+    assert starts_of(status.cold_start) == Starts((Start("earlier", 90, 30, 20, 40),))
+    assert PICTURE.ledger is not None
+    assert tuple(day_of(day) for day in status.savings) == PICTURE.ledger.days
+    shadow = replace(PICTURE.ledger, days=(Day(20_717, 7200, 15, 3600, 0, 5400, 45, 0, 0),))
+    assert tuple(day_of(day) for day in build(replace(PICTURE, ledger=shadow), None).savings) == shadow.days
 
 
 def test_what_is_not_known_is_absent() -> None:
     """Not 0, not NaN, not an empty text."""
-    unknown = replace(PICTURE, demand=None, forecast=None, capacity=None, cold_start=ColdStart(), scaled_at=None, decision=None, ledger=None)
+    unknown = replace(PICTURE, demand=None, forecast=None, capacity=None, starts=Starts(), scaled_at=None, decision=None, ledger=None)
     body = as_body(build(unknown, None))
     assert body.keys() == {"observedGeneration", "conditions", "nodes", "replicas"}
 

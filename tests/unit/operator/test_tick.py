@@ -315,7 +315,7 @@ async def test_capacity_is_learned_where_the_spec_gives_none(fleet: Any) -> None
     fleet.prometheus.say("default.chat", "capacity", 12)
     await fleet.tick()
     assert fleet.decision() == (3, "ScaleUp")
-    assert fleet.status()["capacity"] == {"requestsPerSecondPerNode": "24", "source": "Learned"}
+    assert fleet.status()["capacity"] == {"requestsPerSecondPerNode": "24", "source": "Learned", "saturatedReadings": 0}
 
 
 async def test_a_learned_capacity_survives_a_restart_as_it_was(fleet: Any) -> None:
@@ -409,6 +409,7 @@ async def test_shadow_acts_as_reactive_and_records_what_predictive_would_have_ru
     await running(fleet, 2, 15, scaling=PREDICTIVE | {"mode": "Shadow"})
     assert fleet.status()["decision"] | {"message": "", "at": ""} == {
         "nodes": 2,
+        "recommended": 2,
         "reason": "Steady",
         "message": "",
         "at": "",

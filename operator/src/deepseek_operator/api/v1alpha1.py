@@ -598,7 +598,8 @@ class ReplicasStatus(Part):
 class DemandStatus(Part):
     """The offered load last read."""
 
-    requests_per_second: str = Field(description="Requests per second, rejected ones included.")
+    requests_per_second: str = Field(description="Requests per second, rejected ones and what waits included.")
+    waiting: int | None = Field(default=None, description="Requests that wait in a queue.")
     observed_at: str = Field(description="When (RFC 3339).", json_schema_extra={"format": "date-time"})
 
 
@@ -626,19 +627,26 @@ class CapacityStatus(Part):
 
     requests_per_second_per_node: str = Field(description="Requests per second of one node.")
     source: Literal["Spec", "Learned"] = Field(description="Given in the spec, or learned from saturation.")
+    saturated_readings: int | None = Field(
+        default=None, description="Learned: readings taken at saturation. Below 3 the figure is provisional and likely too low."
+    )
 
 
 class ColdStartStatus(Part):
     """How long a node takes from being asked for to answering."""
 
     p90_seconds: int = Field(description="90th percentile of the starts seen.")
-    samples: int = Field(description="Starts seen.")
+    samples: int = Field(description="Starts seen, of all objects in the same model, quantization and node pool.")
+    scheduling_seconds: int | None = Field(default=None, description="Of the start at that percentile: until a machine was found.")
+    starting_seconds: int | None = Field(default=None, description="Of the same start: from then until its container ran (image, volumes).")
+    loading_seconds: int | None = Field(default=None, description="Of the same start: from then until its replicas answered (Ray, the model).")
 
 
 class DecisionStatus(Part):
     """The last decision and its reason."""
 
     nodes: int = Field(description="Nodes decided on.")
+    recommended: int | None = Field(default=None, description="Nodes the load calls for, before windows, limits, calendar, budget and bounds.")
     reason: str = Field(description="Why, in one CamelCase word.")
     message: str = Field(description="Why, in words.")
     at: str = Field(description="When it was first made (RFC 3339).", json_schema_extra={"format": "date-time"})
@@ -652,6 +660,22 @@ class LedgerStatus(Part):
     node_hours: str = Field(description="Node-hours asked for.")
     at_maximum_node_hours: str = Field(description="Node-hours had nodes.max run throughout.")
     reactive_node_hours: str = Field(description="Node-hours mode Reactive would have asked for.")
+
+
+class SavingsStatus(Part):
+    """The books of one day: what ran, and what mode Reactive with the same percentages would have run on the same demand."""
+
+    date: str = Field(description="The day (UTC), as 2026-11-22.")
+    node_hours: str = Field(description="Node-hours asked for.")
+    reactive_node_hours: str = Field(description="Node-hours mode Reactive would have asked for.")
+    predictive_node_hours: str | None = Field(default=None, description="In mode Shadow: node-hours Predictive would have asked for.")
+    saved_gpu_hours: str | None = Field(default=None, description="GPU-hours saved beside Reactive; negative where more were used.")
+    saved_cost: str | None = Field(
+        default=None, description="Money saved beside Reactive, where costPerNodeHour is given; negative where lost."
+    )
+    overloaded_seconds: int = Field(default=0, description="Seconds in which the demand was more than the nodes that answered can carry.")
+    reactive_overloaded_seconds: int = Field(default=0, description="The same in mode Reactive, each node taking the measured cold start.")
+    predictive_overloaded_seconds: int | None = Field(default=None, description="In mode Shadow: the same as Predictive.")
 
 
 class DeepSeekDeploymentStatus(Part):
@@ -677,6 +701,11 @@ class DeepSeekDeploymentStatus(Part):
         default=None, description="When the node count last changed (RFC 3339).", json_schema_extra={"format": "date-time"}
     )
     ledger: LedgerStatus | None = Field(default=None, description="Node-hours, beside what the alternatives would have taken.")
+    savings: list[SavingsStatus] = Field(
+        default_factory=list,
+        description="The same by the day, for the last 14 days; `deepseek-operator report` prints it.",
+        json_schema_extra=_schema(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["date"]),
+    )
 
 
 class DeepSeekDeployment(Part):
@@ -709,6 +738,7 @@ PRINTER_COLUMNS: tuple[tuple[str, str, str, str, int], ...] = (
     ("Min", "integer", ".spec.nodes.min", "Fewest nodes", 1),
     ("Max", "integer", ".spec.nodes.max", "Most nodes", 1),
     ("Demand", "string", ".status.demand.requestsPerSecond", "Requests per second offered", 1),
+    ("Called for", "integer", ".status.decision.recommended", "Nodes the load calls for, before limits", 1),
     ("Message", "string", ".status.decision.message", "Why, in words", 1),
 )
 

@@ -35,13 +35,16 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A worker pod, one node. Times are Unix seconds; `ready_at` is None until it first became ready."""
+    """A worker pod, one node. Times are Unix seconds; `ready_at` is None until it first became ready, `scheduled_at` until a machine was found,
+    `started_at` until its container ran."""
 
     name: str
     created_at: float
     ready_at: float | None = None
     ready: bool = False
     deleting: bool = False
+    scheduled_at: float | None = None
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

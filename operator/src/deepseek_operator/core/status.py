@@ -20,11 +20,14 @@ from deepseek_operator.api.v1alpha1 import (
     LedgerStatus,
     NodesStatus,
     ReplicasStatus,
+    SavingsStatus,
     UtilizationStatus,
     quantity,
+    quantity_value,
 )
-from deepseek_operator.core.coldstart import ColdStart
-from deepseek_operator.core.ledger import Ledger
+from deepseek_operator.core.budget import DAY_SECONDS
+from deepseek_operator.core.coldstart import Start, Starts
+from deepseek_operator.core.ledger import Day, Ledger
 from deepseek_operator.core.types import Decision, Demand, PeakForecast
 
 REFRESH_SECONDS = 600
@@ -62,11 +65,14 @@ class Picture:
     models: Mapping[str, float] = field(default_factory=dict)
     on_probation: bool = False
     capacity: float | None = None
-    capacity_learned: bool = False
-    cold_start: ColdStart = field(default_factory=ColdStart)
+    saturated_readings: int | None = None
+    """How often the capacity was read at saturation; None: it is given in the spec."""
+    starts: Starts = field(default_factory=Starts)
     ledger: Ledger | None = None
     scaled_at: float | None = None
     shadow_nodes: int | None = None
+    has_gpus: bool = False
+    has_price: bool = False
     endpoint: str | None = None
     selector: str | None = None
 
@@ -91,17 +97,25 @@ def build(picture: Picture, previous: DeepSeekDeploymentStatus | None) -> DeepSe
         forecast=_forecast(picture),
         capacity=None
         if picture.capacity is None
-        else CapacityStatus(requests_per_second_per_node=quantity(picture.capacity), source="Learned" if picture.capacity_learned else "Spec"),
-        cold_start=_cold_start(picture.cold_start),
+        else CapacityStatus(
+            requests_per_second_per_node=quantity(picture.capacity),
+            source="Spec" if picture.saturated_readings is None else "Learned",
+            saturated_readings=picture.saturated_readings,
+        ),
+        cold_start=_cold_start(picture.starts),
         decision=_decision(decision, picture, previous.decision if previous else None),
         last_scale_at=None if picture.scaled_at is None else timestamp(picture.scaled_at),
         ledger=_ledger(picture.ledger),
+        savings=[_savings(day, picture) for day in picture.ledger.days] if picture.ledger else [],
     )
 
 
 def as_body(status: DeepSeekDeploymentStatus) -> dict[str, Any]:
     """The status as the API stores it; what is not known is absent."""
-    return status.model_dump(by_alias=True, mode="json", exclude_none=True)
+    body = status.model_dump(by_alias=True, mode="json", exclude_none=True)
+    if not body["savings"]:
+        del body["savings"]
+    return body
 
 
 def worth_writing(new: DeepSeekDeploymentStatus, written: DeepSeekDeploymentStatus | None, written_at: float, now: float) -> bool:
@@ -153,7 +167,8 @@ def _conditions(picture: Picture, before: Iterable[Condition]) -> list[Condition
 def _demand(picture: Picture) -> DemandStatus | None:
     if picture.demand is None:
         return None
-    return DemandStatus(requests_per_second=quantity(picture.demand.rate), observed_at=timestamp(picture.now))
+    waiting = round(picture.demand.waiting) or None
+    return DemandStatus(requests_per_second=quantity(picture.demand.rate), waiting=waiting, observed_at=timestamp(picture.now))
 
 
 def _utilization(decision: Decision | None) -> UtilizationStatus | None:
@@ -168,6 +183,7 @@ def _decision(decision: Decision | None, picture: Picture, before: DecisionStatu
     same = before is not None and (before.nodes, before.reason) == (decision.nodes, decision.reason)
     return DecisionStatus(
         nodes=decision.nodes,
+        recommended=decision.recommended,
         reason=decision.reason,
         message=decision.message,
         at=before.at if same and before else timestamp(picture.now),
@@ -190,9 +206,24 @@ def _forecast(picture: Picture) -> ForecastStatus | None:
     )
 
 
-def _cold_start(cold_start: ColdStart) -> ColdStartStatus | None:
-    p90 = cold_start.p90()
-    return None if p90 is None else ColdStartStatus(p90_seconds=round(p90), samples=len(cold_start.starts))
+def _cold_start(starts: Starts) -> ColdStartStatus | None:
+    slow = starts.slow()
+    if slow is None:
+        return None
+    scheduling, starting, loading = (None if part is None else round(part) for part in (slow.scheduling, slow.starting, slow.loading))
+    return ColdStartStatus(
+        p90_seconds=round(slow.seconds),
+        samples=len(starts.seen),
+        scheduling_seconds=scheduling,
+        starting_seconds=starting,
+        loading_seconds=loading,
+    )
+
+
+def starts_of(status: ColdStartStatus) -> Starts:
+    """The starts that a status tells of."""
+    parts = (status.scheduling_seconds, status.starting_seconds, status.loading_seconds)
+    return Starts.earlier(Start("", status.p90_seconds, *parts), status.samples)
 
 
 def _ledger(ledger: Ledger | None) -> LedgerStatus | None:
@@ -203,6 +234,36 @@ def _ledger(ledger: Ledger | None) -> LedgerStatus | None:
         node_hours=quantity(ledger.node_seconds / 3600),
         at_maximum_node_hours=quantity(ledger.at_maximum / 3600),
         reactive_node_hours=quantity(ledger.reactive / 3600),
+    )
+
+
+def _savings(day: Day, picture: Picture) -> SavingsStatus:
+    shadow = day.predictive > 0
+    return SavingsStatus(
+        date=timestamp(day.day * DAY_SECONDS)[:10],
+        node_hours=quantity(day.node_seconds / 3600),
+        reactive_node_hours=quantity(day.reactive / 3600),
+        predictive_node_hours=quantity(day.predictive / 3600) if shadow else None,
+        saved_gpu_hours=quantity(day.saved_gpu_seconds / 3600) if picture.has_gpus or day.saved_gpu_seconds else None,
+        saved_cost=quantity(day.saved_cost) if picture.has_price or day.saved_cost else None,
+        overloaded_seconds=round(day.overloaded),
+        reactive_overloaded_seconds=round(day.reactive_overloaded),
+        predictive_overloaded_seconds=round(day.predictive_overloaded) if shadow else None,
+    )
+
+
+def day_of(status: SavingsStatus) -> Day:
+    """The books of a day that a status tells of."""
+    return Day(
+        day=int(datetime.fromisoformat(f"{status.date}T00:00:00Z").timestamp() // DAY_SECONDS),
+        node_seconds=3600 * quantity_value(status.node_hours),
+        overloaded=status.overloaded_seconds,
+        reactive=3600 * quantity_value(status.reactive_node_hours),
+        reactive_overloaded=status.reactive_overloaded_seconds,
+        predictive=3600 * quantity_value(status.predictive_node_hours or "0"),
+        predictive_overloaded=status.predictive_overloaded_seconds or 0,
+        saved_gpu_seconds=3600 * quantity_value(status.saved_gpu_hours or "0"),
+        saved_cost=quantity_value(status.saved_cost or "0"),
     )
 
 

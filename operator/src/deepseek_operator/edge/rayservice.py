@@ -281,14 +281,21 @@ def group_index(cluster: Mapping[str, Any]) -> int:
 def read_pod(body: Mapping[str, Any]) -> PodView:
     """A worker pod; `ready_at` is the last transition to Ready."""
     metadata, status = body["metadata"], body.get("status") or {}
-    ready: Mapping[str, Any] = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), {})
+    conditions = {condition.get("type"): condition for condition in status.get("conditions") or []}
+    ready, scheduled = conditions.get("Ready") or {}, conditions.get("PodScheduled") or {}
     is_ready = ready.get("status") == "True"
+    running = [(container.get("state") or {}).get("running") or {} for container in status.get("containerStatuses") or []]
+    began = [container["startedAt"] for container in running if container.get("startedAt")]
     return PodView(
         name=metadata["name"],
         created_at=instant(metadata["creationTimestamp"]),
         ready_at=instant(ready["lastTransitionTime"]) if is_ready and ready.get("lastTransitionTime") else None,
         ready=is_ready and not metadata.get("deletionTimestamp"),
         deleting=bool(metadata.get("deletionTimestamp")) or status.get("phase") in ("Failed", "Succeeded"),
+        scheduled_at=instant(scheduled["lastTransitionTime"])
+        if scheduled.get("status") == "True" and scheduled.get("lastTransitionTime")
+        else None,
+        started_at=max(map(instant, began)) if began else None,
     )
 
 
