@@ -1,0 +1,224 @@
+"""Every class that `routes.CLASSES` offers on the transformers engine, tiny and random: the engine says what Hugging Face's generate() says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepseek_serving.engine import Generation, Message, Picture, Sampling
+from deepseek_serving.routes import CLASSES
+from deepseek_serving.settings import Engine, ServingSettings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TEXT = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+EYES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48, "patch_size": 12}
+LATENT = {
+    "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4,
+}  # fmt: skip
+IMAGE, BEGIN, END = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "<bos>", "<eos>", IMAGE, BEGIN, END]
+    words = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate([*special, *alphabet])}, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    words.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
+        extra_special_tokens={"image_token": IMAGE, "boi_token": BEGIN, "eoi_token": END},
+    )  # fmt: skip
+
+
+def save(model: Any, processor: Any, folder: Path) -> None:
+    import torch
+
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, 0.15)  # large enough that answers differ
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+TEMPLATE = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '" + IMAGE + "' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}{% endfor %}:"
+)
+
+
+def deepseek_vl(folder: Path) -> None:
+    from transformers import DeepseekVLConfig, DeepseekVLForConditionalGeneration, DeepseekVLImageProcessorPil, DeepseekVLProcessor
+
+    config = DeepseekVLConfig(
+        text_config={"model_type": "llama", **TEXT},
+        vision_config={"model_type": "siglip_vision_model", "intermediate_size": 64, "vision_use_head": False, **EYES},
+        image_token_id=3,
+    )
+    pixels = DeepseekVLImageProcessorPil(size={"height": 48, "width": 48}, min_size=12)
+    processor = DeepseekVLProcessor(pixels, tokenizer(), chat_template=TEMPLATE, num_image_tokens=16)
+    save(DeepseekVLForConditionalGeneration(config), processor, folder)
+
+
+def deepseek_vl_hybrid(folder: Path) -> None:
+    from transformers import (
+        DeepseekVLHybridConfig,
+        DeepseekVLHybridForConditionalGeneration,
+        DeepseekVLHybridImageProcessorPil,
+        DeepseekVLHybridProcessor,
+    )
+
+    config = DeepseekVLHybridConfig(
+        text_config={"model_type": "llama", **TEXT},
+        vision_config={"model_type": "siglip_vision_model", "intermediate_size": 64, "vision_use_head": False, **EYES, "hidden_size": 32},
+        high_res_vision_config={
+            "model_type": "sam_vision_model", "hidden_size": 16, "output_channels": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": 64, "patch_size": 16, "window_size": 2, "global_attn_indexes": [1],
+        },
+        image_token_id=3,
+    )  # fmt: skip
+    pixels = DeepseekVLHybridImageProcessorPil(size={"height": 48, "width": 48}, high_res_size={"height": 64, "width": 64}, min_size=12)
+    processor = DeepseekVLHybridProcessor(pixels, tokenizer(), chat_template=TEMPLATE, num_image_tokens=16)
+    save(DeepseekVLHybridForConditionalGeneration(config), processor, folder)
+
+
+def janus(folder: Path) -> None:
+    from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessorPil, JanusProcessor
+
+    config = JanusConfig(
+        text_config={"model_type": "llama", **TEXT},
+        vision_config={**EYES, "projection_dim": 64, "num_image_tokens": 16, "mlp_ratio": 2.0},
+        vq_config={
+            "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "latent_channels": 32, "embed_dim": 4, "num_embeddings": 16,
+            "projection_dim": 64, "num_patches": 4, "image_token_embed_dim": 64,
+        },
+        image_token_id=3,
+    )  # fmt: skip
+    pixels = JanusImageProcessorPil(size={"height": 48, "width": 48}, min_size=12)
+    processor = JanusProcessor(pixels, tokenizer(), chat_template=TEMPLATE, num_image_tokens=16)
+    save(JanusForConditionalGeneration(config), processor, folder)
+
+
+def text_model(name: str, **more: Any) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(**{**TEXT, **more})
+        words = tokenizer()
+        words.chat_template = TEMPLATE
+        save(getattr(transformers, f"{name}ForCausalLM")(config), words, folder)
+
+    return make
+
+
+MODELS: dict[str, Callable[[Path], None]] = {
+    "deepseek_vl": deepseek_vl,
+    "deepseek_vl_hybrid": deepseek_vl_hybrid,
+    "janus": janus,
+    "deepseek_v2": text_model("DeepseekV2", **LATENT, topk_method="greedy"),
+    "deepseek_v3": text_model("DeepseekV3", **LATENT),
+    "llama": text_model("Llama"),
+}
+
+
+def test_every_class_offered_here_has_its_model() -> None:
+    """Six classes on the transformers engine, six tiny models."""
+    assert {row.model_type for row in CLASSES if Engine.TRANSFORMERS in row.engines} == set(MODELS)
+
+
+def noise(seed: int) -> Picture:
+    import random
+
+    return Picture(60, 40, random.Random(seed).randbytes(60 * 40 * 3))
+
+
+async def answers(folder: Path, asked: list[Generation], quantization: str = "none") -> list[list[int]]:
+    """The tokens of each answer, all asked at once on 3 slots, read from their log-probabilities' words."""
+    from deepseek_serving.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(
+        ServingSettings.from_args({"model": {"source": folder.as_uri(), "quantization": quantization}, "serving": {"slots": 3}})
+    )
+    await engine.start()
+    chosen: dict[str, list[int]] = {generation.request_id: [] for generation in asked}
+    collect = engine._delta
+
+    def delta(answer: Any) -> Any:
+        chosen[answer.job.id].append(answer.row.choice.token)
+        return collect(answer)
+
+    engine._delta = delta  # type: ignore[method-assign]
+    try:
+
+        async def read(generation: Generation) -> None:
+            async for _ in engine.submit(generation):
+                pass
+
+        await asyncio.gather(*(read(generation) for generation in asked))
+    finally:
+        await engine.close()
+    return [chosen[generation.request_id] for generation in asked]
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+async def test_the_engine_says_what_generate_says(model_type: str, tmp_path: Path) -> None:
+    """Four requests (two lengths, one or two pictures where the class takes them) in one batch: the same 12 tokens as alone in generate()."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+    MODELS[model_type](tmp_path)
+    sees = next(row.pictures for row in CLASSES if row.model_type == model_type)
+    texts = ["what is it", "tell me more about these", "what is it", "and"]
+    pictures: list[list[Picture]] = [[noise(1)], [noise(2), noise(3)], [noise(4)], []] if sees else [[], [], [], []]
+    asked = [
+        Generation(str(number), (Message("user", (*seen, text)),), 12, sampling=Sampling(temperature=0.0))
+        for number, (text, seen) in enumerate(zip(texts, pictures, strict=True))
+    ]
+    ours = await answers(tmp_path, asked)
+    if sees:
+        model: Any = AutoModelForImageTextToText.from_pretrained(tmp_path)
+        processor: Any = AutoProcessor.from_pretrained(tmp_path)
+    else:
+        model, processor = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for tokens, text, seen in zip(ours, texts, pictures, strict=True):
+        prompt = IMAGE * len(seen) + text + ":"
+        if seen:
+            import numpy
+
+            images = [numpy.frombuffer(picture.rgb, dtype=numpy.uint8).reshape(40, 60, 3) for picture in seen]
+            inputs = processor(text=[prompt], images=[images], return_tensors="pt", input_data_format="channels_last")
+            wanted = {name: inputs[name] for name in inputs if name == "input_ids" or name.endswith("pixel_values")}
+        else:
+            wanted = {
+                "input_ids": (processor.tokenizer if sees else processor)(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+            }
+        with torch.inference_mode():
+            whole = model.generate(**wanted, max_new_tokens=12, do_sample=False)
+        assert tokens == whole[0, wanted["input_ids"].shape[1] :].tolist()
+    assert len({tuple(tokens) for tokens in ours}) > 1
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+async def test_quantized_it_answers(model_type: str, quantization: str, tmp_path: Path) -> None:
+    """It passes the check at load (random weights are the hardest case: nothing is certain) and writes 12 tokens, or up to the end token."""
+    MODELS[model_type](tmp_path)
+    asked = Generation("0", (Message("user", ("what is it",)),), 12, sampling=Sampling(temperature=0.0))
+    (tokens,) = await answers(tmp_path, [asked], quantization)
+    assert len(tokens) == 12 or tokens[-1] == 2
