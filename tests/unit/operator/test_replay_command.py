@@ -139,14 +139,15 @@ def test_manual_runs_its_count(trace: Path, policy: Path, capsys: pytest.Capture
 
 
 def test_shadow_acts_as_reactive_and_walks_the_forecaster_over_the_trace(trace: Path, policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last 18 minutes, steady: what Predictive would have done in the shadow stands on forecasts it could have had, at every tick."""
+    """The last 18 minutes, steady: what Predictive would have done in the shadow stands on forecasts it could have had, fresh and far-sighted
+    at every tick; if one may not be acted on, then only because the forecaster has yet to earn trust."""
     stretch = ("--trace", str(trace), "--policy", str(policy), "--from", "0.97")
     shadow, reactive = named(figures(capsys, *stretch, "--mode", "Shadow")), named(figures(capsys, *stretch))
     assert shadow["Shadow"]["nodeHours"] == reactive["Reactive"]["nodeHours"]
     assert "Reactive" not in shadow
     foreseen = shadow["Predictive, in the shadow"]
     assert sum(foreseen["reasons"].values()) == 72
-    assert "withoutForecast" not in foreseen
+    assert all("on probation" in why for why in foreseen.get("withoutForecast", {}))
     assert foreseen["late"] == 0
 
 
