@@ -15,8 +15,11 @@ from deepseek_serving.settings import ServingSettings
 
 _THREADS = 2
 
-_REQUESTS_AT_ONCE = 4
-"""So many requests of the largest pictures may be in memory before the engine has read them: 4 × 16 megapixels × 3 bytes = 192 MB."""
+_REQUESTS_AT_ONCE = 2
+"""So many requests of the largest pictures may be in memory before the engine has read them.
+
+2 × 16 megapixels × (4 bytes while decoded + 3 bytes as RGB) = 224 MB.
+"""
 
 
 class Pictures:

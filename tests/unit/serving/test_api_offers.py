@@ -189,8 +189,8 @@ async def test_interactive_work_goes_before_batch_work(serve: Serve) -> None:
         async with server.async_client as client:
             tasks = [asyncio.create_task(ask("first"))]
             await asyncio.sleep(0.05)
-            for options in ({"extra_body": {"priority": -5}}, {"service_tier": "flex"}, {"extra_body": {"priority": -1}}):
-                tasks.append(asyncio.create_task(ask("batch", **options)))
+            batch: list[dict[str, Any]] = [{"extra_body": {"priority": -5}}, {"service_tier": "flex"}, {"extra_body": {"priority": -1}}]
+            tasks += [asyncio.create_task(ask("batch", **options)) for options in batch]
             await asyncio.sleep(0.05)
             tasks += [asyncio.create_task(ask("interactive")) for _ in range(2)]
             await asyncio.gather(*tasks)

@@ -1,0 +1,40 @@
+"""The server that is attacked: the real app as `serve-local` runs it, and one more route with its numbers, for the tests only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from deepseek_serving.cli import local_api
+from deepseek_serving.listening import make_server
+from deepseek_serving.metrics import Ledger
+from deepseek_serving.service import Service
+from deepseek_serving.settings import ServingSettings
+
+logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+logging.getLogger("PIL").setLevel(logging.INFO)
+ledger = Ledger()
+service = Service(ServingSettings.from_args(json.loads(sys.argv[2])), ledger)
+app = local_api(service)
+
+
+class Numbers:
+    """Answers /numbers, hands on everything else."""
+
+    async def __call__(self, scope, receive, send):  # type: ignore[no-untyped-def]
+        if scope["type"] != "http" or scope["path"] != "/numbers":
+            await app(scope, receive, send)
+            return
+        numbers = {
+            "running": service.admission.running,
+            "waiting": service.admission.waiting,
+            "engine": service.engine.stats().running,
+            "metrics": {f"{name}{list(labels)}": value for (name, labels), value in ledger.values.items()},
+            "observed": {name: len(values) for name, values in ledger.observations.items()},
+        }
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(numbers).encode()})
+
+
+make_server(Numbers(), host="127.0.0.1", port=int(sys.argv[1]), lifespan="on", log_level="debug", access_log=True).run()
