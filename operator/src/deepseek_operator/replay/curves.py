@@ -74,8 +74,9 @@ def draw(made: Sequence[Column], node_capacity: float, colours: dict[str, str], 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Demand, capacity, late requests and reasons over time">']
     for value in _ticks(top):
         parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="end" x="{LEFT - 8}" y="{y(value) + 4:.1f}">{value:g}</text>')
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y(value) + 4:.1f}">{value / node_capacity:.3g}</text>')
+        parts.append(f'<text class="end" x="{LEFT - 8}" y="{y(value) + 4:.1f}">{value:,.7g}</text>')
+    for nodes in (count for count in _ticks(top / node_capacity) if count == int(count)):
+        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y(nodes * node_capacity) + 4:.1f}">{nodes:g}</text>')
     parts.append(f'<text class="end" x="{LEFT - 8}" y="{10 + CURVES + 18}">req/s</text>')
     parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{10 + CURVES + 18}">nodes</text>')
     floor = 10 + CURVES
@@ -88,7 +89,7 @@ def draw(made: Sequence[Column], node_capacity: float, colours: dict[str, str], 
         parts.append(f'<path class="{name}" d="{line}"><title>capacity of the nodes {name}</title></path>')
     base = floor + GAP + LATE
     parts.append(f'<path class="grid" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text class="end" x="{LEFT - 8}" y="{base - LATE + 12}">{late_top if late_top >= 1 else 0:.3g}</text>')
+    parts.append(f'<text class="end" x="{LEFT - 8}" y="{base - LATE + 12}">{late_top if late_top >= 1 else 0:,.0f}</text>')
     parts.append(f'<text class="end" x="{LEFT - 8}" y="{base}">late</text>')
     for at, column in enumerate(made):
         if column.late > 0:
