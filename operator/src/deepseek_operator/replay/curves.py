@@ -75,8 +75,8 @@ def draw(made: Sequence[Column], node_capacity: float, colours: dict[str, str], 
     for value in _ticks(top):
         parts.append(f'<path class="grid" d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text class="end" x="{LEFT - 8}" y="{y(value) + 4:.1f}">{value:,.7g}</text>')
-    for nodes in (count for count in _ticks(top / node_capacity) if count == int(count)):
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y(nodes * node_capacity) + 4:.1f}">{nodes:g}</text>')
+    whole = (count for count in _ticks(top / node_capacity) if count == int(count))
+    parts.extend(f'<text x="{WIDTH - RIGHT + 8}" y="{y(nodes * node_capacity) + 4:.1f}">{nodes:g}</text>' for nodes in whole)
     parts.append(f'<text class="end" x="{LEFT - 8}" y="{10 + CURVES + 18}">req/s</text>')
     parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{10 + CURVES + 18}">nodes</text>')
     floor = 10 + CURVES
