@@ -62,6 +62,25 @@ def quantile_key(quantile: float) -> str:
     return repr(float(quantile))
 
 
+class Sustained(Message):
+    """What has to be carried over [issued_at, issued_at + lead_seconds] so that no work waits longer than `slack_seconds`.
+
+    `load[q]` is the quantile q of the largest, over all runs of whole steps within the lead, of (work that arrives in the run) ÷ (its length +
+    slack): a queue that is served first in, first out at that rate never holds work for longer than the slack. Without slack it is the peak.
+    """
+
+    lead_seconds: Annotated[int, Field(ge=1)]
+    slack_seconds: Annotated[int, Field(ge=0)]
+    load: Annotated[Mapping[Quantile, Load], Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        loads = [load for _, load in sorted(self.load.items())]
+        if any(lower > higher for lower, higher in itertools.pairwise(loads)):
+            raise ValueError(f"sustained.load must not fall as the quantile rises, was {dict(sorted(self.load.items()))}")
+        return self
+
+
 class Forecast(Message):
     """The load of one series over [issued_at, issued_at + horizon_seconds].
 
@@ -83,6 +102,7 @@ class Forecast(Message):
     recent_wape: Annotated[float, Field(ge=0.0)] | None = None
     naive_wape: Annotated[float, Field(ge=0.0)] | None = None
     coverage90: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    sustained: Sustained | None = None
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:

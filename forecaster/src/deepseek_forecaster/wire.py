@@ -41,7 +41,8 @@ class WireError(ValueError):
 class ForecastRequest(Message):
     """The question for one series: the quantiles of the peak over the next `horizon_seconds`, in steps of `step_seconds`.
 
-    `query` is PromQL that gives ONE series, in units of work per second.
+    `query` is PromQL that gives ONE series, in units of work per second. With `lead_seconds` the answer also says what has to be carried until
+    then so that no work waits longer than `slack_seconds` (`Forecast.sustained`).
     """
 
     series: SeriesId
@@ -49,6 +50,8 @@ class ForecastRequest(Message):
     step_seconds: Annotated[int, Field(ge=1, le=86_400)]
     horizon_seconds: Annotated[int, Field(ge=1, le=7 * 86_400)]
     quantiles: Annotated[tuple[Quantile, ...], Field(min_length=1, max_length=32)] = (0.5, 0.9, 0.95)
+    lead_seconds: Annotated[int, Field(ge=1)] | None = None
+    slack_seconds: Annotated[int, Field(ge=0, le=86_400)] = 0
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -56,6 +59,8 @@ class ForecastRequest(Message):
             raise ValueError(
                 f"horizonSeconds must be at most {MAX_STEPS} × stepSeconds ({MAX_STEPS * self.step_seconds}), was {self.horizon_seconds}"
             )
+        if self.lead_seconds is not None and self.lead_seconds > self.horizon_seconds:
+            raise ValueError(f"leadSeconds must be at most horizonSeconds ({self.horizon_seconds}), was {self.lead_seconds}")
         if len(set(self.quantiles)) != len(self.quantiles):
             raise ValueError(f"quantiles must be different from each other, were {list(self.quantiles)}")
         return self

@@ -28,7 +28,7 @@ def situation(nodes: int, demand: float | None, peak: float | None = None, **giv
     missing, barred = given.pop("missing", ""), given.pop("barred", "")
     return Situation(
         now=NOW,
-        policy=replace(Policy(), **given),
+        policy=replace(Policy(scale_down_stabilization_seconds=300), **given),
         nodes=nodes,
         demand=None if demand is None else Demand(demand, complete),
         node_capacity=capacity,
@@ -50,7 +50,9 @@ CASES: dict[str, tuple[Situation, int, str]] = {
     "a peak of 48 on 3 nodes is 160 %, and 48 ÷ (10 × 0.8) = 6": (S(3, 10, 48), 6, "ScaleUp"),
     "a peak of 24 on 3 nodes is exactly 80 %: nothing is added": (S(3, 10, 24), 3, "Steady"),
     "a peak of 24.01 on 3 nodes is just above 80 %: one node": (S(3, 10, 24.01), 4, "ScaleUp"),
-    "a peak of 8 on 3 nodes is 27 %, below 30: down to the 1 it needs": (S(3, 5, 8), 1, "ScaleDown"),
+    "a peak of 7 on 3 nodes is 23 %, below 30: down to the 1 it needs": (S(3, 5, 7), 1, "ScaleDown"),
+    "a peak of 8 would bring 1 node to 80 %, above the 77 at which the last one goes: down to 2": (S(3, 5, 8), 2, "ScaleDown"),
+    "a peak of 15.5 on 3 nodes needs 2 at 80 %, but more than 77: too close to release": (S(3, 5, 15.5), 3, "Steady"),
     "a peak of 9 on 3 nodes is exactly 30 %, not below it: consolidated to the 2 it needs": (S(3, 5, 9), 2, "Consolidate"),
     "a peak of 15 on 3 nodes is 50 %: consolidated to the 2 it needs": (S(3, 5, 15), 2, "Consolidate"),
     "the same under Hold stays at 3": (S(3, 5, 15, between_thresholds="Hold"), 3, "WithinThresholds"),

@@ -1,8 +1,9 @@
 """How many nodes? The whole answer on one page.
 
-1. `recommend`: the predicted peak over the horizon (the present demand where there is no forecast) divided by what the nodes can carry is
-   the predicted utilization. Above scaleUpPercent: as many nodes as bring it under. Below scaleDownPercent: release down to what the peak
-   still fits. In between: consolidate to that same count, or hold, as the policy says. Unknown demand: hold, and later grow to a safe level.
+1. `recommend`: the load that is expected until a node asked for now could be there (the present demand where there is no forecast) divided
+   by what the nodes can carry is the predicted utilization. Above scaleUpPercent: as many nodes as bring it under, and beyond these every
+   node that is likely enough to be needed to be worth its price. Below scaleDownPercent: release down to that count. In between:
+   consolidate to it, or hold, as the policy says. Unknown demand: hold, and later grow to a safe level.
 2. Every rule below looks at the decision in turn and passes it on, changed or not, with its reason:
    the present demand is a floor under the forecast; releasing takes positive evidence; a release waits for the stabilization window and the
    cooldown; one decision moves only so many nodes; the calendar's floors hold; the day's budget limits what is added; and last, on every
@@ -20,7 +21,14 @@ from deepseek_operator.core.budget import Spent, budget
 from deepseek_operator.core.recommend import recommend
 from deepseek_operator.core.schedule import scheduled_floor
 from deepseek_operator.core.stabilize import bounds, cooldown, positive_evidence, rate_limit, reactive_floor, stabilization_window
-from deepseek_operator.core.types import RECOMMENDATIONS_KEPT_SECONDS, Decision, Memory, Recommendation, Situation
+from deepseek_operator.core.types import (
+    REACTIVE_STABILIZATION_SECONDS,
+    RECOMMENDATIONS_KEPT_SECONDS,
+    Decision,
+    Memory,
+    Recommendation,
+    Situation,
+)
 
 RULES = (reactive_floor, positive_evidence, stabilization_window, cooldown, rate_limit, scheduled_floor, budget, bounds)
 
@@ -41,7 +49,8 @@ def remember(situation: Situation, decision: Decision) -> Memory:
         wanted = situation.nodes
     elif not situation.demand.complete:
         wanted = max(wanted, situation.nodes)  # the load is at least what was read: no evidence for fewer nodes than there are
-    keep = max(RECOMMENDATIONS_KEPT_SECONDS + situation.policy.unknown_demand_grace_seconds, situation.policy.scale_down_stabilization_seconds)
+    window = situation.policy.scale_down_stabilization_seconds or REACTIVE_STABILIZATION_SECONDS
+    keep = max(RECOMMENDATIONS_KEPT_SECONDS + situation.policy.unknown_demand_grace_seconds, window)
     return replace(
         memory,
         recommendations=_append(memory.recommendations, Recommendation(now, wanted), oldest=now - keep),

@@ -14,12 +14,26 @@ LONGEST_HORIZON_SECONDS = 86_400
 """A node that waited longer than a day for a machine says nothing about the next one, and a forecast has only so many steps."""
 
 
+QUANTILES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""What is always asked for: the decision weighs how likely each node is needed (`core.risk`), and that is read off these."""
+
+LATE_AFTER_SECONDS = 10
+"""A request that waits longer is late. Work may wait that long, so a minute's peak has not to be carried in full: 60 s of 1.16 times what the
+nodes can do leave nobody waiting for more than 10 s."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a policy wants foreseen: how far ahead, and at which percentile of the peak."""
+    """What a policy wants foreseen: how far ahead, at which percentile of the peak, and until when a node asked for now can be there.
+
+    `cold_start_seconds` is how long that takes; None while it was never measured: then the whole horizon is provided for.
+    """
 
     horizon_seconds: float
     percentile: int
+    cold_start_seconds: float | None = None
+    lead_seconds: float | None = None
+    slack_seconds: int = LATE_AFTER_SECONDS
 
     @classmethod
     def of(
@@ -27,8 +41,14 @@ class Question:
     ) -> Question:
         """What `scaling.forecast` asks for, further ahead where the measured cold start is longer. `percentile` is what `core.risk` makes of
         the whole of `scaling`, where costs may be given instead."""
-        needed = coldstart.horizon(spec.horizon_seconds, cold_start_p90, tick_seconds)
-        return cls(min(needed, LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds), percentile or spec.percentile or DEFAULT_PERCENTILE)
+        longest = min(LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds)
+        at = percentile or spec.percentile or DEFAULT_PERCENTILE
+        if cold_start_p90 is None:
+            horizon = min(spec.horizon_seconds, longest)
+            return cls(horizon, at, None, horizon)
+        # Asked for at the next tick and there a cold start later; what is read then is as old as a step.
+        lead = min(cold_start_p90 + tick_seconds + step_seconds, longest)
+        return cls(min(coldstart.horizon(spec.horizon_seconds, lead, 0.0), longest), at, cold_start_p90, lead)
 
     @property
     def whole_seconds(self) -> int:
@@ -37,8 +57,13 @@ class Question:
 
     @property
     def quantiles(self) -> tuple[float, ...]:
-        """The quantiles to ask for: the percentile, and two to show beside it."""
-        return tuple(sorted({0.5, 0.95, self.percentile / 100}))
+        """The quantiles to ask for."""
+        return tuple(sorted({*QUANTILES, self.percentile / 100}))
+
+    @property
+    def whole_lead_seconds(self) -> int:
+        """The lead to ask for."""
+        return math.ceil(self.horizon_seconds if self.lead_seconds is None else self.lead_seconds)
 
 
 def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds: int, percentile: int) -> str:
@@ -59,6 +84,28 @@ def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds:
     return ""
 
 
-def peak_of(forecast: Forecast, percentile: int) -> PeakForecast:
-    """The figures of a usable forecast that the decision looks at."""
-    return PeakForecast(forecast.quantile(percentile / 100), forecast.mean, percentile, forecast.horizon_seconds, forecast.issued_at)
+def peak_of(forecast: Forecast, percentile: int, cold_start_seconds: float | None = None) -> PeakForecast:
+    """The figures of a usable forecast that the decision looks at.
+
+    `cold_start_seconds` is how long a node asked for now takes; None: what comes before it is there counts as what comes later.
+    """
+    sustained = forecast.sustained
+    # Without the load that has to be carried until then, the peak over the whole horizon stands for it: never less.
+    carried = forecast.peak if sustained is None else sustained.load
+    lead = forecast.horizon_seconds if sustained is None else sustained.lead_seconds
+    return PeakForecast(
+        forecast.quantile(percentile / 100),
+        forecast.mean,
+        percentile,
+        forecast.horizon_seconds,
+        forecast.issued_at,
+        loads=tuple((q, load) for q, load in sorted(carried.items()) if q >= 0.5),
+        later=1.0 if cold_start_seconds is None else _later(forecast, lead, cold_start_seconds),
+    )
+
+
+def _later(forecast: Forecast, lead_seconds: float, cold_start_seconds: float) -> float:
+    """Of the highest expected step within the lead, the share that the highest one after the cold start has: 1 while the load rises."""
+    steps = forecast.path_of()[: max(1, math.ceil(lead_seconds / forecast.step_seconds))]
+    after = steps[min(int(cold_start_seconds // forecast.step_seconds), len(steps) - 1) :]
+    return max(after) / max(steps) if max(steps) > 0 else 1.0

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deepseek_operator.core.capacity import nodes_for, utilization
-from deepseek_operator.core.types import RECOMMENDATIONS_KEPT_SECONDS, Decision, Situation
+from deepseek_operator.core.risk import nodes_that_pay
+from deepseek_operator.core.types import RECOMMENDATIONS_KEPT_SECONDS, Decision, Demand, PeakForecast, Policy, Situation
+
+RELEASE_MARGIN_PERCENT = 3
+RELEASE_CARE = 1.5
+"""A node is released only if it would still go at 3 points less utilization and at two thirds of the accepted risk. It halves the changes a day
+(287 to 178 and 270 to 187 on the two traces this was tuned on) and moves along the same curve: 2 % more node-hours, as much fewer late."""
 
 
 def recommend(s: Situation) -> Decision:
@@ -14,9 +22,9 @@ def recommend(s: Situation) -> Decision:
         return demand_unknown(s)
     if s.node_capacity is None:
         return hold(s, "CapacityUnknown", "holding: the capacity of a node is not known yet; give scaling.capacity.requestsPerSecondPerNode")
-    if s.forecast is None or s.policy.mode in ("Reactive", "Shadow"):
-        return by_thresholds(s, s.demand.rate, "demand", s.demand.made_of)
-    return by_thresholds(s, s.forecast.peak, "forecast peak")
+    if s.foreseen is None:
+        return by_demand(s, s.demand, s.node_capacity)
+    return by_forecast(s, s.demand, s.foreseen, s.node_capacity)
 
 
 def manual(s: Situation) -> Decision:
@@ -44,29 +52,71 @@ def demand_unknown(s: Situation) -> Decision:
     return Decision(safe, "DemandUnknown", f"{why} for {silent_for:.0f} s; keeping the highest count of the last hour, {safe}", safe)
 
 
-def by_thresholds(s: Situation, load: float, what: str, made_of: str = "") -> Decision:
+def by_demand(s: Situation, demand: Demand, node_capacity: float) -> Decision:
     """Above scaleUpPercent add, below scaleDownPercent release, in between consolidate or hold."""
-    assert s.node_capacity is not None
-    assert s.demand is not None
     p = s.policy
-    needed = max(p.min_nodes, nodes_for(load, s.node_capacity, p.scale_up_percent))
-    predicted = utilization(load, s.nodes, s.node_capacity)
-    figures = f"{what} {load:.3g} req/s{made_of}"
-    plainly = f"{figures} needs {needed} ({s.node_capacity:.3g} req/s per node × {p.scale_up_percent} %)"
-
-    def verdict(nodes: int, reason: str, message: str) -> Decision:
-        assert s.demand is not None
-        assert s.node_capacity is not None
-        now = utilization(s.demand.rate, s.nodes, s.node_capacity)
-        return Decision(nodes, reason, message, nodes, utilization=now, predicted_utilization=predicted)
-
+    needed = max(p.min_nodes, nodes_for(demand.rate, node_capacity, p.scale_up_percent))
+    load = f"demand {demand.rate:.3g} req/s{demand.made_of}"
+    why = f"{load} needs {needed} ({node_capacity:.3g} req/s per node × {p.scale_up_percent} %)"
+    now = utilization(demand.rate, s.nodes, node_capacity)
+    verdict = Decision(s.nodes, "Steady", why, needed, utilization=now, predicted_utilization=now)
     if needed > s.nodes:
-        return verdict(needed, "ScaleUp", plainly)
+        return verdict.but(needed, "ScaleUp", why)
+    return _released(s, verdict, needed, load) if needed < s.nodes else verdict
+
+
+def by_forecast(s: Situation, demand: Demand, forecast: PeakForecast, node_capacity: float) -> Decision:
+    """As by demand, on the load that is expected; and beyond that, every node that pays (`core.risk`).
+
+    A node asked for now helps only against what is still to come when it is there; a node that is released now is missing at once. So nodes
+    are added for the later part of the lead and kept for all of it.
+    """
+    p = s.policy
+
+    def nodes(share: float, percent: int, quantile: float) -> int:
+        expected = nodes_for(share * forecast.middle, node_capacity, percent)
+        paying = nodes_that_pay([(q, share * load) for q, load in forecast.loads], node_capacity, quantile, p.max_nodes)
+        return max(p.min_nodes, expected, paying)
+
+    needed = nodes(1.0, p.scale_up_percent, forecast.provided)
+    by_risk = needed > max(p.min_nodes, nodes_for(forecast.middle, node_capacity, p.scale_up_percent))
+    load = f"forecast peak {forecast.middle:.3g} req/s{f' (p{forecast.percentile} {forecast.peak:.3g})' if forecast.loads else ''}"
+    measure = f"; each is needed with more than {100 * (1 - forecast.provided):.2g} %" if by_risk else f" × {p.scale_up_percent} %"
+    why = f"{load} needs {needed} ({node_capacity:.3g} req/s per node{measure})"
+    verdict = Decision(
+        s.nodes,
+        "Steady",
+        why,
+        needed,
+        utilization=utilization(demand.rate, s.nodes, node_capacity),
+        predicted_utilization=utilization(forecast.middle, s.nodes, node_capacity),
+    )
+    if needed > s.nodes:
+        in_time = needed if forecast.later >= 1.0 else nodes(forecast.later, p.scale_up_percent, forecast.provided)
+        if in_time > s.nodes:
+            return replace(verdict.but(in_time, "ScaleUp", why), recommended=in_time)
+        return replace(verdict.but(s.nodes, "PeakTooSoon", f"{why}, but not any more when a new node would be there"), recommended=s.nodes)
     if needed == s.nodes:
-        return verdict(s.nodes, "Steady", plainly)
-    if predicted * 100 < p.scale_down_percent:
-        return verdict(needed, "ScaleDown", plainly)
+        return verdict
+    kept = min(s.nodes, nodes(1.0, released_below(p), 1.0 - (1.0 - forecast.provided) / RELEASE_CARE))
+    if kept == s.nodes:
+        return verdict.but(s.nodes, "Steady", f"{why}; too close to {s.nodes} to release a node")
+    return _released(s, replace(verdict, recommended=kept), kept, load)
+
+
+def _released(s: Situation, verdict: Decision, needed: int, load: str) -> Decision:
+    """Below scaleDownPercent release; between the thresholds consolidate or hold."""
+    p = s.policy
+    predicted = 100 * (verdict.predicted_utilization or 0.0)
+    if predicted < p.scale_down_percent:
+        return verdict.but(needed, "ScaleDown", verdict.message)
     if p.between_thresholds == "Consolidate":
-        return verdict(needed, "Consolidate", plainly)
+        return verdict.but(needed, "Consolidate", verdict.message)
     band = f"between {p.scale_down_percent} and {p.scale_up_percent} %"
-    return verdict(s.nodes, "WithinThresholds", f"{figures} is {predicted * 100:.0f} % of {s.nodes} nodes, {band}")
+    held = f"{load} is {predicted:.0f} % of {s.nodes} nodes, {band}"
+    return replace(verdict.but(s.nodes, "WithinThresholds", held), recommended=s.nodes)
+
+
+def released_below(policy: Policy) -> int:
+    """Nodes that a forecast lets go may bring utilization to this percentage, and not to scaleUpPercent: a load that wavers moves none."""
+    return max(1, policy.scale_up_percent - RELEASE_MARGIN_PERCENT)

@@ -12,6 +12,10 @@ and costs more.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ScalingSpec, quantity_value
 
 LOWEST, HIGHEST = 50, 99
@@ -33,3 +37,43 @@ def percentile(scaling: ScalingSpec, node_capacity: float | None) -> int:
         return LOWEST
     quantile = 1 - quantity_value(scaling.cost_per_node_hour) / late_an_hour
     return round(100 * min(HIGHEST / 100, max(LOWEST / 100, quantile)))
+
+
+def nodes_that_pay(loads: Sequence[tuple[float, float]], node_capacity: float, quantile: float, most: int) -> int:
+    """Fewest nodes beyond which no further one pays: it would be needed with a probability of at most 1 − `quantile`.
+
+    `loads` are (quantile, load) of what has to be carried, both rising; 0 nodes without any. How likely the n-th node is needed is averaged
+    over its share of the load, from (n − 1) to n times `node_capacity`: that times a node's capacity is by how much it lowers the expected
+    load that finds no node, which is what a newsvendor with whole nodes weighs against the node's price. A load that reaches a hair into a
+    node's share asks for no node. Never above `most`.
+
+    median 24, p99 30 req/s, 10 req/s per node: the third node's share (20 to 30) is needed with 62 % on average, the fourth's with 0.
+    """
+    if not loads:
+        return 0
+    lowest, highest = loads[0][1], loads[-1][1]
+    if lowest >= most * node_capacity:
+        return most
+    nodes = math.floor(lowest / node_capacity)
+    while nodes < most and nodes * node_capacity < highest:
+        needed = (_carried(loads, (nodes + 1) * node_capacity) - _carried(loads, nodes * node_capacity)) / node_capacity
+        if needed <= 1.0 - quantile:
+            break
+        nodes += 1
+    return nodes
+
+
+def _carried(loads: Sequence[tuple[float, float]], limit: float) -> float:
+    """The expected load below `limit`: the probability of passing x, integrated over x from 0 to `limit`.
+
+    It is 1 below the lowest load issued, falls straight from point to point, and is 0 beyond the highest.
+    """
+    carried = min(limit, loads[0][1])
+    for (q, low), (q_next, high) in itertools.pairwise(loads):
+        if limit <= low:
+            break
+        if high > low:
+            end = min(limit, high)
+            at_end = q + (q_next - q) * (end - low) / (high - low)
+            carried += (end - low) * (1.0 - (q + at_end) / 2)
+    return carried

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deepseek_operator.core.capacity import nodes_for
+from deepseek_operator.core.recommend import released_below
 from deepseek_operator.core.types import Decision, Situation
 
 
 def reactive_floor(d: Decision, s: Situation) -> Decision:
-    """The forecast may raise the node count above what the present demand needs, never lower it below."""
+    """The forecast may raise the node count above what the present demand needs, never lower it below.
+
+    Nodes that are there are kept with the margin of `core.recommend`, so that a demand that wavers around a node's share moves none.
+    """
     if s.demand is None or s.node_capacity is None or s.policy.mode == "Manual":
         return d
     needed = nodes_for(s.demand.rate, s.node_capacity, s.policy.scale_up_percent)
+    if s.foreseen is not None and needed < s.nodes:
+        needed = min(s.nodes, nodes_for(s.demand.rate, s.node_capacity, released_below(s.policy)))
     if d.nodes >= needed:
         return d
     at_least = "" if s.demand.complete else "at least "
@@ -37,7 +43,7 @@ def positive_evidence(d: Decision, s: Situation) -> Decision:
 
 def stabilization_window(d: Decision, s: Situation) -> Decision:
     """Release only down to the highest count recommended within the window: a dip between two peaks releases nothing."""
-    window = s.policy.scale_down_stabilization_seconds
+    window = s.window
     if d.nodes >= s.nodes or s.policy.mode == "Manual":
         return d
     highest = s.memory.highest(s.now - window)

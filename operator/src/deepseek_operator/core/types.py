@@ -15,6 +15,11 @@ RECOMMENDATIONS_KEPT_SECONDS = 3600
 """How long recommendations are remembered: the safe level after a loss of metrics is the highest of the last hour."""
 
 
+REACTIVE_STABILIZATION_SECONDS = 300.0
+"""The window before a release while the present demand decides, as the HPA's: what went up a minute ago may well come back. A forecast says
+whether it will, so where one decides there is no window, and a margin keeps the count from wavering (`core.recommend`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the user wants of scaling, in plain numbers. Nodes are counts, percentages whole numbers, durations seconds."""
@@ -28,7 +33,8 @@ class Policy:
     between_thresholds: BetweenThresholds = "Consolidate"
     scale_up_cooldown_seconds: float = 0
     scale_down_cooldown_seconds: float = 60
-    scale_down_stabilization_seconds: float = 300
+    scale_down_stabilization_seconds: float | None = None
+    """None: 300 while the present demand decides, 0 while a forecast does."""
     max_scale_up_nodes: int | None = None
     max_scale_down_nodes: int | None = None
     unknown_demand_grace_seconds: float = 600
@@ -105,13 +111,30 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class PeakForecast:
-    """The predicted peak over the horizon at the policy's percentile, and the mean, both in requests per second."""
+    """What is foreseen, in requests per second: the peak over the horizon at the policy's percentile, the mean, and what the decision stands
+    on, the load that has to be carried until a node asked for now could be there."""
 
     peak: float
     mean: float
     percentile: int
     horizon_seconds: float
     issued_at: float
+    loads: tuple[tuple[float, float], ...] = ()
+    """(quantile, load) of what has to be carried, both rising, from the median on; empty: only `peak` is known, and stands for all of it."""
+    quantile: float = 0.0
+    """The quantile to provide for (`core.risk`); 0: `percentile` says it."""
+    later: float = 1.0
+    """The share of that load which is still expected once a node asked for now is there: below 1 when the load is about to fall."""
+
+    @property
+    def middle(self) -> float:
+        """The load that is as likely passed as not: predicted utilization is taken of it."""
+        return self.loads[0][1] if self.loads else self.peak
+
+    @property
+    def provided(self) -> float:
+        """The quantile to provide for."""
+        return self.quantile or self.percentile / 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +185,17 @@ class Situation:
     """How long a node takes from being asked for to answering: a scheduled floor is asked for so long before it begins."""
     wall: float | None = None
     """This moment on the wall's clock (Unix seconds), for what stands in the calendar; None: `now` is that too."""
+
+    @property
+    def foreseen(self) -> PeakForecast | None:
+        """The forecast that decides; None where the present demand does: no forecast, or a mode that does not follow it."""
+        return self.forecast if self.policy.mode == "Predictive" else None
+
+    @property
+    def window(self) -> float:
+        """The stabilization window, in seconds."""
+        given = self.policy.scale_down_stabilization_seconds
+        return given if given is not None else 0.0 if self.foreseen else REACTIVE_STABILIZATION_SECONDS
 
     @property
     def date(self) -> float:
