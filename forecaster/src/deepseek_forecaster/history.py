@@ -77,6 +77,16 @@ class SampleFile:
             self._rewrite()
         return len(indices)
 
+    def drop_after(self, index: int) -> int:
+        """Forget every sample after this grid index, on disk when this returns; gives how many there were. OSError if the disk fails."""
+        positions = np.flatnonzero(np.isfinite(self._values))
+        kept = positions[self._first + positions <= index]
+        if len(kept) == len(positions):
+            return 0
+        self._first, self._values = _grid(self._first + kept, self._values[kept], self._keep)
+        self._rewrite()
+        return len(positions) - len(kept)
+
     def _rewrite(self) -> None:
         """Write what is kept to a new file and put it in the old one's place in one step."""
         positions = np.flatnonzero(np.isfinite(self._values))

@@ -31,6 +31,9 @@ class FleetMetrics(MetricsCollector):
         """All families."""
         yield GaugeMetricFamily("deepseek_forecaster_series", "Series under watch.", value=len(self._registry))
         yield CounterMetricFamily("deepseek_forecaster_read_errors", "Reads that failed.", value=self._collector.read_errors)
+        yield CounterMetricFamily(
+            "deepseek_forecaster_queries", "Reads of Prometheus, each of one series or of many.", value=self._collector.queries
+        )
         yield CounterMetricFamily("deepseek_forecaster_samples_read", "Samples read from Prometheus.", value=self._collector.samples_read)
         for name, help_text, numbers in (
             ("fits", "Experts fitted.", self._trainer.fits),

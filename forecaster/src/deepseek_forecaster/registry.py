@@ -92,6 +92,18 @@ class Watched:
             self.fits[name] = fit
             self.forecaster.adopt(fit.member)
 
+    def drop_after(self, index: int) -> int:
+        """Forget the samples after this grid index and forecast anew from the rest; gives how many there were. Hold `working`. OSError."""
+        dropped = self.samples.drop_after(index) if self.samples is not None else 0
+        if dropped:
+            forecaster = SeriesForecaster(self.request.step_seconds, self.forecaster.day * self.request.step_seconds)
+            prepare(forecaster, self.request)
+            self.forecaster = forecaster
+            for name in TRAINABLE:
+                self.adopt(name)
+            self.observe()
+        return dropped
+
     def save(self) -> None:
         """Put the last question on disk when it has changed or an hour has passed. Background work: hold `working`. OSError."""
         about = About(request=self.request, asked_at=self.asked_at)
@@ -214,9 +226,14 @@ class Registry:
 
     def _new(self, request: ForecastRequest, asked_at: float, directory: Path) -> Watched:
         forecaster = SeriesForecaster(request.step_seconds, self._season)
-        forecaster.wants(request.steps)
-        forecaster.expect(request.horizon_seconds, request.quantiles)
+        prepare(forecaster, request)
         return Watched(request=request, asked_at=asked_at, directory=directory, forecaster=forecaster)
+
+
+def prepare(forecaster: SeriesForecaster, request: ForecastRequest) -> None:
+    """Tell a new forecaster what it will be asked."""
+    forecaster.wants(request.steps)
+    forecaster.expect(request.horizon_seconds, request.quantiles)
 
 
 _GONE = "gone-"

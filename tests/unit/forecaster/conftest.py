@@ -22,6 +22,11 @@ class FakePrometheus:
         self.ranges: list[tuple[str, float, float, float]] = []
         self.broken: tuple[int, bytes] | None = None
         self.series_per_query = 1
+        self.parts: Callable[[str, Load], dict[str, Callable[[float], Any]]] | None = None
+        """How a query for many is taken apart; its series then carry their numbers."""
+        self.refuse: Callable[[str], bool] = lambda query: False
+        self.twice = ""
+        """The part that gives two series."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,10 +59,22 @@ class FakePrometheus:
         count = int((end - start) / step) + 1
         if count > MOST_POINTS:
             return 400, b'{"status":"error","errorType":"bad_data","error":"exceeded maximum resolution of 11,000 points per timeseries"}'
+        if self.refuse(query):
+            return 400, b'{"status":"error","errorType":"bad_data","error":"parse error"}'
         instants = [start + at * step for at in range(count)]
+        if self.parts is not None and (parts := self.parts(query, self.load)):
+            return 200, self._many(parts, instants, query)
         values = [[instant, str(load)] for instant in instants if (load := self.load(query, instant)) is not None]
         series = [{"metric": {"n": str(number)}, "values": values} for number in range(self.series_per_query)] if values else []
         return 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": series}}).encode()
+
+    def _many(self, parts: dict[str, Callable[[float], Any]], instants: list[float], query: str) -> bytes:
+        result = []
+        for place, (number, load) in enumerate(parts.items()):
+            values = [[instant, str(found)] for instant in instants if (found := load(instant)) is not None]
+            again = 2 if self.twice and query.split("label_replace")[place + 1].startswith(f"((\n{self.twice}\n)") else 1
+            result += [{"metric": {"deepseek_forecaster_series": number, "n": str(copy)}, "values": values} for copy in range(again) if values]
+        return json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode()
 
     def __enter__(self) -> Self:
         self._thread.start()
