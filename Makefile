@@ -16,9 +16,11 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 # Options of single targets, e.g. `make demo TRACE=day.csv`, `make test TESTS=tests/unit`
 TRACE ?=
+TRACES ?= ../shared/traces
 TESTS ?= tests
 PYTEST ?=
 DEMO ?=
+BENCH ?=
 
 .PHONY: help
 help: ## Show this help
@@ -57,6 +59,10 @@ tiny-model: setup ## Train the tiny multimodal model that demo and tests serve (
 .PHONY: bench
 bench: setup ## Measure: cost of a decision and of a tick, and what the default policy costs on generated or recorded traffic (TRACE=file.csv)
 	$(BIN)/python tests/bench/bench.py $(if $(TRACE),--trace $(TRACE))
+
+.PHONY: bench-forecast
+bench-forecast: setup ## Measure the forecaster on every multi-day trace of TRACES=folder, and write the tables of docs/forecasting.md
+	$(BIN)/python tests/bench/forecast.py --traces $(TRACES) --docs docs/forecasting.md $(BENCH)
 
 .PHONY: setup
 setup: $(VENV)/.synced ## Make the virtual environment (every other target does this by itself)
