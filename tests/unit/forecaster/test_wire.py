@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deepseek_forecaster.types import Forecast, UnknownQuantileError
+from deepseek_forecaster.types import Forecast, Sustained, UnknownQuantileError
 from deepseek_forecaster.wire import ForecastBatchResponse, WireError, read_request, read_response, write
 
 QUESTION: dict[str, Any] = {
@@ -20,6 +20,8 @@ QUESTION: dict[str, Any] = {
     "stepSeconds": 60,
     "horizonSeconds": 600,
     "quantiles": [0.5, 0.9, 0.95],
+    "leadSeconds": 240,
+    "slackSeconds": 10,
 }
 
 
@@ -56,6 +58,18 @@ def test_a_response_reads_back_equal_with_camel_case_names_and_quantiles_as_keys
     assert read_response(write(response)) == response
 
 
+def test_a_question_without_a_lead_is_one_about_the_peak_alone() -> None:
+    plain = {key: value for key, value in QUESTION.items() if key not in ("leadSeconds", "slackSeconds")}
+    request = read_request(json.dumps({"now": 1.0, "requests": [plain]})).requests[0]
+    assert (request.lead_seconds, request.slack_seconds) == (None, 0)
+    assert forecast().sustained is None
+
+
+def test_what_has_to_be_carried_rises_with_the_quantile() -> None:
+    with pytest.raises(ValueError, match=r"sustained\.load must not fall as the quantile rises"):
+        Sustained(lead_seconds=240, slack_seconds=10, load={0.5: 3.0, 0.9: 2.0})
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -65,6 +79,8 @@ def test_a_response_reads_back_equal_with_camel_case_names_and_quantiles_as_keys
         ({"stepSeconds": "60"}, "requests.0.stepSeconds: Input should be a valid integer (was '60')"),
         ({"quantiles": [0.5, 1.0]}, "requests.0.quantiles.1: a quantile must be above 0 and below 1, was 1"),
         ({"quantiles": [0.5, 0.5]}, "quantiles must be different from each other"),
+        ({"leadSeconds": 601}, "leadSeconds must be at most horizonSeconds (600), was 601"),
+        ({"slackSeconds": -1}, "requests.0.slackSeconds: Input should be greater than or equal to 0 (was -1)"),
         ({"quantiles": []}, "requests.0.quantiles: Tuple should have at least 1 item"),
         ({"quantiles": [float("nan")]}, "requests.0.quantiles.0: Input should be a finite number"),
         ({"series": ""}, "requests.0.series: String should have at least 1 character"),
