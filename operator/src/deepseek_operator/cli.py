@@ -1,4 +1,4 @@
-"""The command line: run, explain, replay, crds."""
+"""The command line: run, explain, report, replay, crds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
         type=_whole_seconds,
         default=60,
     )
+    _flag(
+        run,
+        "--own-queries",
+        help="users' own queries (scaling.demand.query), which Prometheus answers with this operator's rights: Allow, Forbid, or Enforce that "
+        "each of their selectors holds --own-queries-label to the namespace of their object",
+        type=_one_of("Allow", "Enforce", "Forbid"),
+        default="Allow",
+    )
+    _flag(run, "--own-queries-label", help="label that Enforce wants in each selector", type=_label, default="namespace")
     _flag(run, "--ray-metrics-interval-seconds", help="how often the Ray pods export their metrics", type=_seconds, default=10.0)
     _flag(run, "--metrics-listen", help="address of /metrics", type=_address, default="0.0.0.0:9090")
     _flag(run, "--health-listen", help="address of /healthz and /readyz", type=_address, default="0.0.0.0:8080")
@@ -71,6 +81,14 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--kubeconfig", default=None, help="kubeconfig to use (default: KUBECONFIG)")
 
     add_replay(commands, _seconds)
+
+    report = commands.add_parser("report", help="say what was saved, day by day, beside mode Reactive on the same demand")
+    report.set_defaults(command=_report)
+    report.add_argument("name", nargs="?", help="name of the DeepSeekDeployment (default: all of the namespace)")
+    report.add_argument("-n", "--namespace", default="default", help="the namespace (default: default)")
+    report.add_argument("-A", "--all-namespaces", action="store_true", help="all namespaces")
+    report.add_argument("--json", action="store_true", help="print it as JSON")
+    report.add_argument("--kubeconfig", default=None, help="kubeconfig to use (default: KUBECONFIG)")
 
     crds = commands.add_parser("crds", help="write the CustomResourceDefinition, the chart's copy and the reference page")
     crds.set_defaults(command=_crds)
@@ -128,6 +146,12 @@ def _whole_seconds(text: str) -> int:
     return int(text)
 
 
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", text):
+        raise argparse.ArgumentTypeError(f"must be the name of a label such as namespace, was {text!r}")
+    return text
+
+
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
@@ -138,6 +162,7 @@ def _address(text: str) -> tuple[str, int]:
 def _run(options: argparse.Namespace) -> int:
     from deepseek_operator.controller import Options, run
     from deepseek_operator.edge.kube import KubeError
+    from deepseek_operator.edge.promql import OwnQueries
     from deepseek_operator.edge.rayservice import CompileOptions
     from deepseek_operator.edge.telemetry import set_up_logging
     from deepseek_operator.tick import Settings
@@ -161,6 +186,7 @@ def _run(options: argparse.Namespace) -> int:
             step_seconds=options.step_seconds,
             demand_window_seconds=options.demand_window_seconds,
             compile=CompileOptions(ray_metrics_interval_seconds=options.ray_metrics_interval_seconds),
+            own_queries=OwnQueries(options.own_queries, options.own_queries_label),
         ),
     )
     try:
@@ -195,6 +221,31 @@ def _explain(options: argparse.Namespace) -> int:
         print(one_line(body))
     else:
         print("\n".join(in_full(body)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from deepseek_operator.edge.kube import Kube, KubeError
+    from deepseek_operator.savings import as_json, as_table
+
+    async def fetch() -> list[dict[str, Any]]:
+        kube = Kube(() if options.all_namespaces else (options.namespace,))
+        try:
+            await kube.connect(options.kubeconfig)
+            return [await kube.get_object(options.namespace, options.name)] if options.name else await kube.list_objects()
+        finally:
+            await kube.close()
+
+    if options.name and options.all_namespaces:
+        print("give either a name or --all-namespaces", file=sys.stderr)
+        return 2
+    try:
+        bodies = asyncio.run(fetch())
+    except KubeError as error:
+        missing = options.name and error.status == 404
+        print(f"{options.namespace}/{options.name}: there is no such DeepSeekDeployment" if missing else str(error), file=sys.stderr)
+        return 1
+    print(json.dumps(as_json(bodies), indent=2) if options.json else "\n".join(as_table(bodies)))
     return 0
 
 

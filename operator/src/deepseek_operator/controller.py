@@ -175,7 +175,8 @@ async def run(options: Options) -> None:
     await kube.connect(options.kubeconfig)
     serve = RayServe(options.http_proxy, options.cluster_domain)
     forecaster = Forecaster(options.forecaster) if options.forecaster else NoForecaster()
-    tick = Tick(seen, Prometheus(options.prometheus), forecaster, kube, serve, meters, options.settings)
+    prometheus = Prometheus(options.prometheus)
+    tick = Tick(seen, prometheus, forecaster, kube, serve, meters, options.settings)
     controller = Controller(tick, kube, seen, wake)
     runners = await telemetry.serve(meters, controller.stalled, controller.ready, options.metrics_listen, options.health_listen)
 
@@ -215,5 +216,6 @@ async def run(options: Options) -> None:
         await asyncio.gather(watches, ticking, stopping, return_exceptions=True)
         for closing in (serve.close(), kube.close(), *(runner.cleanup() for runner in runners)):
             await closing
+        prometheus.close()
         if isinstance(forecaster, Forecaster):
             await forecaster.close()

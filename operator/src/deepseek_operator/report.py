@@ -107,22 +107,30 @@ class Reporter:
         def number(value: float | None) -> float:
             return math.nan if value is None else value
 
-        m.nodes_desired.labels(*key).set(picture.desired)
-        m.nodes_current.labels(*key).set(picture.current)
-        m.nodes_ready.labels(*key).set(picture.ready)
-        m.nodes_recommended.labels(*key).set(decision.recommended)
-        m.demand.labels(*key).set(number(v.demand.rate if v.demand else None))
-        m.node_capacity.labels(*key).set(number(v.capacity))
-        m.utilization.labels(*key).set(number(decision.utilization))
-        m.predicted_utilization.labels(*key).set(number(decision.predicted_utilization))
-        m.cold_start.labels(*key).set(number(picture.starts.p90()))
+        m.show(m.nodes_desired, key, picture.desired)
+        m.show(m.nodes_current, key, picture.current)
+        m.show(m.nodes_ready, key, picture.ready)
+        m.show(m.nodes_recommended, key, decision.recommended)
+        m.show(m.demand, key, number(v.demand.rate if v.demand else None))
+        m.show(m.waiting, key, number(v.demand.waiting if v.demand else None))
+        m.show(m.node_capacity, key, number(v.capacity))
+        m.show(m.utilization, key, number(decision.utilization))
+        m.show(m.predicted_utilization, key, number(decision.predicted_utilization))
+        m.show(m.cold_start, key, number(picture.starts.p90()))
         for quantile in (0.5, 0.95):
             peak = v.raw_forecast.peak.get(quantile) if v.raw_forecast else None
-            m.forecast_peak.labels(*key, f"{quantile * 100:g}").set(number(peak))
+            m.show(m.forecast_peak, key, number(peak), f"{quantile * 100:g}")
         for aspect in picture.aspects:
             for status in ("True", "False", "Unknown"):
-                m.condition.labels(*key, aspect.type, status).set(aspect.status == status)
-        if v.tracked.ledger:
-            m.node_seconds.labels(*key, "actual").set(v.tracked.ledger.node_seconds)
-            m.node_seconds.labels(*key, "maximum").set(v.tracked.ledger.at_maximum)
-            m.node_seconds.labels(*key, "reactive").set(v.tracked.ledger.reactive)
+                m.show(m.condition, key, aspect.status == status, aspect.type, status)
+        ledger = v.tracked.ledger
+        if ledger:
+            m.show(m.node_seconds, key, ledger.node_seconds, "actual")
+            m.show(m.node_seconds, key, ledger.at_maximum, "maximum")
+            m.show(m.node_seconds, key, ledger.reactive, "reactive")
+        if ledger and ledger.days:
+            day, shadow = ledger.days[-1], v.wanted.policy.mode == "Shadow"
+            lanes = (("actual", day.node_seconds, day.overloaded), ("reactive", day.reactive, day.reactive_overloaded))
+            for policy, node_seconds, overloaded in (*lanes, *([("predictive", day.predictive, day.predictive_overloaded)] if shadow else [])):
+                m.show(m.day_node_hours, key, node_seconds / 3600, policy)
+                m.show(m.day_overloaded_seconds, key, overloaded, policy)

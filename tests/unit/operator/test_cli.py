@@ -1,9 +1,10 @@
-"""The command line: flags, their environment variables, refusals that say what is allowed; the log; `explain`."""
+"""The command line: flags, their environment variables, refusals that say what is allowed; the log; `explain` and `report`."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from fakes import deployment
 
 from deepseek_operator import cli
+from deepseek_operator.core import decide
 from deepseek_operator.edge.telemetry import JsonLog
-from deepseek_operator.explain import in_full, one_line
+from deepseek_operator.explain import BINDING, in_full, one_line
+from deepseek_operator.savings import as_json, as_table
 
 
 def run_flags(*arguments: str) -> Any:
@@ -139,8 +142,35 @@ STATUS: dict[str, Any] = {
         "models": {"lstm": 40, "arima": 60},
     },
     "capacity": {"requestsPerSecondPerNode": "10", "source": "Spec"},
-    "coldStart": {"p90Seconds": 90, "samples": 4},
-    "decision": {"nodes": 6, "reason": "ScaleUp", "message": "forecast peak 48 req/s needs 6", "at": "2026-09-21T14:00:00Z", "shadowNodes": 7},
+    "coldStart": {"p90Seconds": 90, "samples": 4, "schedulingSeconds": 30, "startingSeconds": 20, "loadingSeconds": 40},
+    "savings": [
+        {
+            "date": "2026-09-20",
+            "nodeHours": "60",
+            "reactiveNodeHours": "70.5",
+            "savedGpuHours": "10.5",
+            "savedCost": "26.25",
+            "overloadedSeconds": 30,
+            "reactiveOverloadedSeconds": 90,
+        },
+        {
+            "date": "2026-09-21",
+            "nodeHours": "3",
+            "reactiveNodeHours": "2.5",
+            "savedGpuHours": "-0.5",
+            "savedCost": "-1.25",
+            "overloadedSeconds": 0,
+            "reactiveOverloadedSeconds": 15,
+        },
+    ],
+    "decision": {
+        "nodes": 6,
+        "recommended": 6,
+        "reason": "ScaleUp",
+        "message": "forecast peak 48 req/s needs 6",
+        "at": "2026-09-21T14:00:00Z",
+        "shadowNodes": 7,
+    },
     "lastScaleAt": "2026-09-21T13:59:00Z",
     "ledger": {"since": "2026-09-01T00:00:00Z", "nodeHours": "3", "atMaximumNodeHours": "10", "reactiveNodeHours": "4"},
 }
@@ -156,10 +186,12 @@ def test_explain_in_full() -> None:
         "  capacity     10 req/s per node (spec)",
         "  utilization  now 33 %, predicted 80 %",
         "  forecast     peak 48 req/s (95th percentile), mean 30, over 600 s; models: arima 60 %, lstm 40 %",
-        "  cold start   90 s (90th percentile of 4)",
+        "  cold start   90 s (90th percentile of 4; finding a machine 30 s, image and pod 20 s, model 40 s)",
+        "  bound by     the load calls for 6; nothing holds that back",
         "  decided      2026-09-21T14:00:00Z, last change of the count 2026-09-21T13:59:00Z",
         "  shadow       Predictive would run 7 nodes",
         "  ledger       3 node-hours since 2026-09-01T00:00:00Z; 10 at the maximum, 4 in mode Reactive",
+        "  2026-09-21   3 node-hours, 2.5 in mode Reactive; saved -0.5 GPU-hours and -1.25 in money",
         "  Ready             True    Serving: 4 of 6 nodes answer",
     ]
 
@@ -183,3 +215,71 @@ def test_explain_of_an_unreadable_status_says_so() -> None:
     """Another version wrote it."""
     lines = list(in_full(deployment() | {"status": {"nodes": "many"}}))
     assert "cannot be read" in lines[0]
+
+
+BOUND = {
+    "MaximumNodes": "the load calls for 12; nodes.max",
+    "BudgetLimited": "the load calls for 12; scaling.budget",
+    "ScaleDownStabilized": "the load calls for 12; scaling.scaleDownStabilizationSeconds",
+    "ScheduledFloor": "the load calls for 12; scaling.schedule",
+    "Steady": "the load calls for 12; nothing holds that back",
+}
+
+
+@pytest.mark.parametrize(("reason", "words"), BOUND.items(), ids=BOUND.keys())
+def test_explain_names_the_binding_constraint(reason: str, words: str) -> None:
+    """By the field that a person would change."""
+    status = STATUS | {"decision": {"nodes": 10, "recommended": 12, "reason": reason, "message": "x", "at": "2026-09-21T14:00:00Z"}}
+    assert f"  bound by     {words}" in list(in_full(deployment() | {"status": status}))
+
+
+def test_explain_names_floors_and_budgets() -> None:
+    """As the spec has them."""
+    floor = {"name": "office", "minNodes": 4, "cron": "0 8 * * MON-FRI", "durationSeconds": 36_000}
+    money = {"costPerNodeHour": "2.5", "budget": {"costPerDay": "300", "whenSpent": "Hold"}}
+    lines = list(in_full(deployment(scaling={"schedule": [floor], **money}) | {"status": STATUS}))
+    assert "  floor        office: 4 nodes, 0 8 * * MON-FRI (UTC) for 36000 s" in lines
+    assert "  budget       300 in money a day; when spent: hold" in lines
+
+
+def test_every_reason_of_the_core_but_those_of_the_load_has_its_constraint_named() -> None:
+    """So that a new rule does not go unexplained."""
+    text = "".join(path.read_text() for path in Path(decide.__file__).parent.glob("*.py"))
+    given = re.findall(r'(?:\.but\(|hold\(|Decision\()[^"]*"([A-Z][A-Za-z]+)",', text)
+    reasons = set(given)
+    assert {"MaximumNodes", "BudgetLimited", "ScheduledFloor", "ReactiveFloor"} <= reasons, "the pattern finds no reasons any more"
+    assert reasons - BINDING.keys() == {"ScaleUp", "ScaleDown", "Consolidate", "Steady"}
+
+
+# ------------------------------------------------------------------------------------------------------------------ savings
+
+
+def test_the_report_is_a_table_with_a_line_a_day_and_the_sum() -> None:
+    """63 node-hours beside 73: 10 GPU-hours and 25 in money, half a minute of overload beside almost two."""
+    lines = list(as_table([deployment() | {"status": STATUS}]))
+    assert [" ".join(line.split()) for line in lines] == [
+        "OBJECT DAY NODE-HOURS REACTIVE PREDICTIVE SAVED GPU-HOURS SAVED COST OVERLOADED REACTIVE OVERLOADED",
+        "default/chat 2026-09-20 60.00 70.50 – 10.50 26.25 0.5 min 1.5 min",
+        "default/chat 2026-09-21 3.00 2.50 – -0.50 -1.25 0.0 min 0.2 min",
+        "default/chat total 63.00 73.00 – 10.00 25.00 0.5 min 1.8 min",
+    ]
+
+
+def test_the_report_as_json_has_the_days_and_the_total() -> None:
+    """With the names of the API."""
+    (found,) = as_json([deployment() | {"status": STATUS}])
+    assert (found["namespace"], found["name"], len(found["days"])) == ("default", "chat", 2)
+    assert found["total"] == {
+        "nodeHours": "63",
+        "reactiveNodeHours": "73",
+        "savedGpuHours": "10",
+        "savedCost": "25",
+        "overloadedSeconds": 30,
+        "reactiveOverloadedSeconds": 105,
+    }
+
+
+def test_the_report_before_the_first_day_and_of_an_unreadable_status() -> None:
+    """Says so, and leaves the others."""
+    assert list(as_table([deployment(), deployment("odd") | {"status": {"savings": "many"}}])) == ["no day has been counted yet"]
+    assert as_json([deployment()]) == [{"namespace": "default", "name": "chat", "days": [], "total": None}]

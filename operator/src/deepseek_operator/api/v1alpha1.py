@@ -362,7 +362,8 @@ class DemandSpec(Part):
         default=None,
         max_length=4096,
         description="PromQL that gives one series: offered load in requests per second, rejected requests included (a gateway's counter, for "
-        "example). By default the serving metrics of this object.",
+        "example). By default the serving metrics of this object. Prometheus answers it with the operator's rights; the operator may be set to "
+        "forbid such queries, or to want each selector held to this namespace (--own-queries).",
     )
 
 

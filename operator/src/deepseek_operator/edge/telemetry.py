@@ -21,6 +21,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._gauges: list[Gauge] = []
+        self._shown: dict[tuple[str, str], dict[tuple[object, ...], tuple[Gauge, float]]] = {}
         self.nodes_desired = self._gauge("nodes_desired", "Nodes asked for.")
         self.nodes_current = self._gauge("nodes_current", "Nodes that exist, starting ones included.")
         self.nodes_ready = self._gauge("nodes_ready", "Nodes whose replicas all answer.")
@@ -36,6 +37,13 @@ class Telemetry:
         )
         self.cold_start = self._gauge("cold_start_p90_seconds", "90th percentile of node starts; NaN before the first.")
         self.condition = self._gauge("condition", "1 for the status a condition has, 0 for the others.", "type", "status")
+        self.waiting = self._gauge("requests_waiting", "Requests that wait in a queue; NaN while unknown.")
+        self.day_node_hours = self._gauge(
+            "day_node_hours", "Node-hours of this day (UTC): asked for, in mode Reactive, and in mode Shadow as Predictive.", "policy"
+        )
+        self.day_overloaded_seconds = self._gauge(
+            "day_overloaded_seconds", "Seconds of this day (UTC) in which the demand was more than the nodes that answered carry.", "policy"
+        )
         self.node_seconds = self._gauge(
             "node_seconds", "Node-seconds since counting began: asked for, at the maximum, and in mode Reactive.", "policy"
         )
@@ -56,8 +64,19 @@ class Telemetry:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"deepseek_operator_{name}", text, labels, registry=self.registry)
 
+    def show(self, gauge: Gauge, key: tuple[str, str], value: float, *labels: str) -> None:
+        """Set an object's gauge; `labels` are those beyond namespace and name. A value that it has already costs a look-up: a fleet of
+        thousands has 30 gauges each."""
+        shown = self._shown.setdefault(key, {})
+        known = shown.get((gauge, *labels))
+        if known is None or known[1] != value:
+            child = gauge.labels(*key, *labels) if known is None else known[0]
+            child.set(value)
+            shown[gauge, *labels] = (child, value)
+
     def forget(self, namespace: str, name: str) -> None:
         """Remove the gauges of an object that is gone."""
+        self._shown.pop((namespace, name), None)
         for gauge in self._gauges:
             gauge.remove_by_labels({"namespace": namespace, "name": name})
 
