@@ -35,6 +35,10 @@ test: setup ## Run every test, on real parts (TESTS=tests/unit for the fast ones
 	$(if $(filter tests,$(TESTS)),$(BIN)/deepseek-localcluster build)
 	$(BIN)/pytest $(TESTS) $(PYTEST)
 
+.PHONY: test-hardening
+test-hardening: setup ## Attack the server: damaged pictures, forged URLs, odd JSON, slow and leaving clients, 10,000 cases of its schema (10 minutes)
+	DEEPSEEK_HARDENING=full $(BIN)/pytest tests/hardening $(PYTEST)
+
 .PHONY: check
 check: setup ## Lint, types, import layers, and the rules of the house
 	$(BIN)/ruff check .

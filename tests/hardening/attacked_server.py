@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 
+from deepseek_serving import streaming
 from deepseek_serving.cli import local_api
 from deepseek_serving.listening import make_server
 from deepseek_serving.metrics import Ledger
@@ -15,7 +16,10 @@ from deepseek_serving.settings import ServingSettings
 logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 logging.getLogger("PIL").setLevel(logging.INFO)
 ledger = Ledger()
-service = Service(ServingSettings.from_args(json.loads(sys.argv[2])), ledger)
+told = json.loads(sys.argv[2])
+streaming.STALLED_SECONDS = told.pop("testStalledSeconds", streaming.STALLED_SECONDS)
+streaming.LOOK_SECONDS = min(streaming.LOOK_SECONDS, streaming.STALLED_SECONDS)
+service = Service(ServingSettings.from_args(told), ledger)
 app = local_api(service)
 
 

@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 STALLED_SECONDS = 60.0
 """A reader that takes nothing for so long holds a slot for nobody."""
 
-_LOOK_SECONDS = 5.0
+LOOK_SECONDS = 5.0
+"""How often it is looked whether the reader still reads."""
 
 
 class EventStream(Response):
@@ -35,7 +36,7 @@ class EventStream(Response):
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             while not (sending.done() or leaving.done() or self._stalled()):
-                await asyncio.wait({sending, leaving}, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({sending, leaving}, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 await sending
         finally:

@@ -1,0 +1,87 @@
+"""Clients that leave, in every way there is: their places are free within a second, and nothing is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from hardening.rig import Attacked, gather_limited, times
+
+Attack = Callable[[dict[str, Any]], AbstractContextManager[Attacked]]
+SLOW = {"model": {"engine": "echo"}, "modelName": "chat", "serving": {"maxTokensPerSecond": 2000, "maxOngoingRequests": 64}}
+
+
+def request(stream: bool) -> bytes:
+    text = " ".join(["w"] * 400)
+    body = json.dumps({"model": "chat", "stream": stream, "n": 2, "messages": [{"role": "user", "content": text}]}).encode()
+    return b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+async def leave(port: int, how: str, rng: random.Random) -> None:
+    """Ask, read for a while or not at all, and go: by FIN, by RST, half of the connection only, or in the middle of the body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent = request(stream=how != "whole")
+    writer.write(sent[: len(sent) // 2] if how == "mid-body" else sent)
+    await writer.drain()
+    if how in ("stream", "reset"):
+        for _ in range(rng.randrange(1, 6)):
+            await reader.readline()
+    else:
+        await asyncio.sleep(rng.random() * 0.2)
+    if how == "reset":
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+
+
+@pytest.mark.parametrize("how", ["stream", "reset", "whole", "mid-body"])
+def test_places_are_free_within_a_second(attack: Attack, how: str) -> None:
+    """1,000 requests (150 in the part), 50 at a time, of 800 tokens at 2,000 tokens a second for all: none would end by itself in time."""
+    count = times(1000, 150)
+    with attack(SLOW) as server:
+        rng = random.Random(5)
+        asyncio.run(_play(server, count, how, rng))
+        began = time.monotonic()
+        while (now := server.numbers())["running"] or now["waiting"] or now["engine"]:
+            assert time.monotonic() - began < 1, now
+            time.sleep(0.02)
+        time.sleep(0.6)
+        finished = {name: value for name, value in server.numbers()["metrics"].items() if "finished" in name}
+        assert finished["ray_deepseek_requests_finished_total['error']"] == 0
+        if how != "mid-body":
+            assert finished["ray_deepseek_requests_finished_total['cancelled']"] >= count * 0.9
+        server.still_answers()
+        assert "Task was destroyed" not in server.log()
+        assert "never retrieved" not in server.log()
+
+
+async def _play(server: Attacked, count: int, how: str, rng: random.Random) -> None:
+    await gather_limited(count, 50, lambda _: leave(server.port, how, rng))
+
+
+def test_a_reader_that_stops_reading_loses_its_place(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of megabytes into a window of 4 kB that nobody empties: cut after 60 s at most; here the server's patience is 2 s."""
+    with attack({**SLOW, "serving": {"maxTokensPerSecond": 1_000_000, "maxOutputTokens": 8000}, "testStalledSeconds": 2}) as server:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        text = " ".join(["w" * 10] * 8000)
+        body = json.dumps({"model": "chat", "stream": True, "n": 8, "messages": [{"role": "user", "content": text}]}).encode()
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        time.sleep(1.5)
+        assert server.numbers()["running"] == 1
+        deadline = time.monotonic() + 15
+        while server.numbers()["running"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        connection.close()
+        server.still_answers()
