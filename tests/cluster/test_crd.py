@@ -72,6 +72,8 @@ def test_the_definition_is_established_without_a_schema_complaint(cluster: Local
     assert {each["type"]: each["status"] for each in conditions} == {"NamesAccepted": "True", "Established": "True"}
 
 
+FLOOR = {"name": "office", "minNodes": 4, "cron": "0 8 * * MON-FRI", "durationSeconds": 36_000}
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "min 5 above max 4": ({"nodes": {"min": 5, "max": 4}}, "nodes.min must be at most nodes.max (4), was 5"),
     "min 11 above the default max": ({"nodes": {"min": 11}}, "nodes.min must be at most nodes.max (10), was 11"),
@@ -91,6 +93,37 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "horizon of 5 s": ({"scaling": {"forecast": {"horizonSeconds": 5}}}, "should be greater than or equal to 10"),
     "horizon of 2 h": ({"scaling": {"forecast": {"horizonSeconds": 7200}}}, "should be less than or equal to 3600"),
     "percentile 100": ({"scaling": {"forecast": {"percentile": 100}}}, "should be less than or equal to 99"),
+    "a percentile and the cost of a late request": (
+        {"scaling": {"forecast": {"percentile": 90}, "costOfLateRequest": "0.001", "costPerNodeHour": "2.5"}},
+        "scaling must have forecast.percentile or costOfLateRequest (the percentile then follows from it), not both",
+    ),
+    "the cost of a late request alone": (
+        {"scaling": {"costOfLateRequest": "0.001"}},
+        "scaling.costOfLateRequest needs scaling.costPerNodeHour beside it",
+    ),
+    "a budget of nothing": ({"scaling": {"budget": {}}}, "a budget must have nodeHoursPerDay, costPerDay or both"),
+    "a budget in money without a price": (
+        {"scaling": {"budget": {"costPerDay": "300"}}},
+        "scaling.budget.costPerDay needs scaling.costPerNodeHour beside it",
+    ),
+    "a floor with both calendars": (
+        {"scaling": {"schedule": [FLOOR | {"startsAt": "2026-12-01T17:00:00Z", "endsAt": "2026-12-01T18:00:00Z"}]}},
+        "a floor must have either cron and durationSeconds, or startsAt and endsAt",
+    ),
+    "a floor without a calendar": (
+        {"scaling": {"schedule": [{"name": "x", "minNodes": 2}]}},
+        "a floor must have either cron and durationSeconds, or startsAt and endsAt",
+    ),
+    "a floor that ends before it begins": (
+        {"scaling": {"schedule": [{"name": "x", "minNodes": 2, "startsAt": "2026-12-01T18:00:00Z", "endsAt": "2026-12-01T17:00:00Z"}]}},
+        "startsAt must be before endsAt",
+    ),
+    "a floor that begins some day": (
+        {"scaling": {"schedule": [{"name": "x", "minNodes": 2, "startsAt": "some day", "endsAt": "2026-12-01T17:00:00Z"}]}},
+        "must be of type date-time",
+    ),
+    "a cron of six fields": ({"scaling": {"schedule": [FLOOR | {"cron": "0 0 8 * * MON"}]}}, "should match"),
+    "two floors of one name": ({"scaling": {"schedule": [FLOOR, FLOOR]}}, "Duplicate value"),
     "no node at least": ({"nodes": {"min": 0}}, "should be greater than or equal to 1"),
     "source from the web": (
         {"model": {"source": "https://example.com/model"}},
@@ -322,7 +355,7 @@ def _status() -> v1alpha1.DeepSeekDeploymentStatus:
             "selector": "inference.deepseek.dev/deployment=seen",
             "nodes": {"desired": 3, "current": 3, "ready": 2},
             "replicas": {"desired": 3, "ready": 2},
-            "demand": {"requestsPerSecond": "24.5", "observedAt": now},
+            "demand": {"requestsPerSecond": "24.5", "waiting": 7, "observedAt": now},
             "utilization": {"currentPercent": 61, "predictedPercent": 75},
             "forecast": {
                 "issuedAt": now,
@@ -333,11 +366,31 @@ def _status() -> v1alpha1.DeepSeekDeploymentStatus:
                 "models": {"arima": 60, "lstm": 40},
                 "onProbation": "False",
             },
-            "capacity": {"requestsPerSecondPerNode": "13.3", "source": "Learned"},
-            "coldStart": {"p90Seconds": 140, "samples": 9},
-            "decision": {"nodes": 3, "reason": "ForecastPeak", "message": "peak 30.1 req/s needs 3", "at": now, "shadowNodes": 3},
+            "capacity": {"requestsPerSecondPerNode": "13.3", "source": "Learned", "saturatedReadings": 4},
+            "coldStart": {"p90Seconds": 140, "samples": 9, "schedulingSeconds": 60, "startingSeconds": 30, "loadingSeconds": 50},
+            "decision": {
+                "nodes": 3,
+                "recommended": 4,
+                "reason": "ForecastPeak",
+                "message": "peak 30.1 req/s needs 3",
+                "at": now,
+                "shadowNodes": 3,
+            },
             "lastScaleAt": now,
             "ledger": {"since": now, "nodeHours": "20.5", "atMaximumNodeHours": "80", "reactiveNodeHours": "26"},
+            "savings": [
+                {
+                    "date": "2026-01-01",
+                    "nodeHours": "20.5",
+                    "reactiveNodeHours": "26",
+                    "predictiveNodeHours": "19",
+                    "savedGpuHours": "5.5",
+                    "savedCost": "-0.25",
+                    "overloadedSeconds": 15,
+                    "reactiveOverloadedSeconds": 45,
+                    "predictiveOverloadedSeconds": 0,
+                }
+            ],
         }
     )
 
@@ -366,8 +419,8 @@ def test_the_columns_say_what_one_can_act_on(cluster: LocalCluster) -> None:
     assert head.split() == ["NAME", "READY", "DESIRED", "PREDICTED", "MODE", "REASON", "AGE"]
     assert row.split()[:-1] == ["shown", "2", "3", "75", "Predictive", "ForecastPeak"]
     head, row = cluster.kubectl("get", "inference", "shown", "-n", NAMESPACE, "-o", "wide").splitlines()
-    assert head.split()[7:] == ["MIN", "MAX", "DEMAND", "MESSAGE"]
-    assert row.split()[7:] == ["1", "10", "24.5", "peak", "30.1", "req/s", "needs", "3"]
+    assert head.split()[7:] == ["MIN", "MAX", "DEMAND", "RECOMMENDED", "MESSAGE"]
+    assert row.split()[7:] == ["1", "10", "24.5", "4", "peak", "30.1", "req/s", "needs", "3"]
 
 
 def test_kubectl_scale_writes_the_count_within_the_bounds(cluster: LocalCluster) -> None:

@@ -175,6 +175,16 @@ class EnvVar(Part):
     value_from: EnvVarSource | None = Field(default=None, description="Where its value comes from, instead of `value`.")
 
 
+class DegradeSpec(Part):
+    """What a replica gives up while its queue is long. Nothing unless asked for; its answers say so in the header `x-degraded`."""
+
+    at_queue_percent: int = Field(default=50, ge=1, le=100, description="Share of maxQueuedRequests waiting at which it begins.")
+    max_output_tokens: int | None = Field(default=None, ge=1, le=32_768, description="Most tokens of an answer that begins meanwhile.")
+    quantization: Literal["int8", "int4"] | None = Field(
+        default=None, description="Precision of the decoder meanwhile, held in memory beside model.quantization, which must be a finer one."
+    )
+
+
 class ServingSpec(Part):
     """How a replica answers requests."""
 
@@ -200,7 +210,19 @@ class ServingSpec(Part):
         "It makes the capacity of a node a known figure where replicas share hardware.",
     )
     request_timeout_seconds: int = Field(
-        default=60, ge=1, le=3600, description="A request that still waits after this time is answered 503 and counted as late."
+        default=60, ge=1, le=3600, description="A request that still waits after this time is answered 429 and counted as late."
+    )
+    degrade: DegradeSpec = Field(default_factory=DegradeSpec, description="What a replica may give up under overload.")
+    api_keys_secret: str | None = Field(
+        default=None,
+        max_length=253,
+        description="Secret with the hashes of the API keys that are valid, one entry a client, each line `sha256:<hex>` "
+        "(`deepseek-serving new-key` makes them). Changes take effect without a restart. Nobody needs a key when absent.",
+    )
+    remote_image_hosts: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description='Hosts from which replicas fetch pictures that a request names by URL; "*" for every public one. None by default.',
     )
     graceful_shutdown_seconds: int = Field(
         default=240,
@@ -739,7 +761,7 @@ PRINTER_COLUMNS: tuple[tuple[str, str, str, str, int], ...] = (
     ("Min", "integer", ".spec.nodes.min", "Fewest nodes", 1),
     ("Max", "integer", ".spec.nodes.max", "Most nodes", 1),
     ("Demand", "string", ".status.demand.requestsPerSecond", "Requests per second offered", 1),
-    ("Called for", "integer", ".status.decision.recommended", "Nodes the load calls for, before limits", 1),
+    ("Recommended", "integer", ".status.decision.recommended", "Nodes the load calls for, before limits", 1),
     ("Message", "string", ".status.decision.message", "Why, in words", 1),
 )
 
