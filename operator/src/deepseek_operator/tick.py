@@ -17,7 +17,7 @@ from deepseek_operator.core.capacity import LearnedCapacity, utilization
 from deepseek_operator.core.coldstart import Starts
 from deepseek_operator.core.decide import decide, remember
 from deepseek_operator.core.demand import offered
-from deepseek_operator.core.foresight import Question, peak_of, usable
+from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.ledger import Counterfactual, Course, Lane, Ledger
 from deepseek_operator.core.plan import plan
 from deepseek_operator.core.types import Demand, Memory, Situation
@@ -286,10 +286,11 @@ class Tick:
         if found is None:
             v.no_forecast = forecasts.problem or forecasts.problems.get(v.wanted.application) or "the forecaster does not know this series"
             return
-        question = self._question(v)
-        v.no_forecast = usable(found, self._wall(), question.horizon_seconds, self.settings.step_seconds, question.percentile)
-        if not v.no_forecast:
-            v.forecast = peak_of(found, question.percentile)
+        answer = self._question(v).read(found, self._wall(), self.settings.step_seconds)
+        if isinstance(answer, str):
+            v.no_forecast = answer
+        else:
+            v.forecast = answer
 
     # ------------------------------------------------------------------------------------------------------ what is decided
 

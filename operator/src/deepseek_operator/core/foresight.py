@@ -65,6 +65,10 @@ class Question:
         """The lead to ask for."""
         return math.ceil(self.horizon_seconds if self.lead_seconds is None else self.lead_seconds)
 
+    def read(self, forecast: Forecast, now: float, step_seconds: int) -> PeakForecast | str:
+        """What of the answer the decision looks at, or a sentence that says why it may not be acted on."""
+        return usable(forecast, now, self.horizon_seconds, step_seconds, self.percentile) or peak_of(forecast, self.percentile)
+
 
 def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds: int, percentile: int) -> str:
     """Empty when the forecast may be acted on; otherwise a sentence that says why not."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from deepseek_operator.core.foresight import Question, peak_of, usable
+from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.types import PeakForecast
 from deepseek_operator.replay.simulate import Rates
 
@@ -48,13 +48,12 @@ class Foresight:
         """The newest forecast at `now` (never earlier than before), if it may be acted on; why not is counted in `missing`."""
         while self._coming is not None and self._coming.issued_at <= now + 1e-6:
             self._latest, self._coming = self._coming, next(self._walk, None)
-        question = self._question
-        latest, problem = self._latest, "there is nothing to forecast from"
-        if latest is not None:
-            problem = usable(latest, now, question.horizon_seconds, self._step_seconds, question.percentile)
-            if not problem:
-                return peak_of(latest, question.percentile)
-        kind = re.sub(r"-?\d[\d.]*", "…", problem)  # one line for the forecasts that were 135 s, 150 s, … old
+        answer: PeakForecast | str = "there is nothing to forecast from"
+        if self._latest is not None:
+            answer = self._question.read(self._latest, now, self._step_seconds)
+        if not isinstance(answer, str):
+            return answer
+        kind = re.sub(r"-?\d[\d.]*", "…", answer)  # one line for the forecasts that were 135 s, 150 s, … old
         self.missing[kind] = self.missing.get(kind, 0) + 1
         return None
 
