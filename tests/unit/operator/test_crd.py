@@ -77,6 +77,7 @@ def test_every_list_says_how_it_is_merged_and_how_long_it_may_be() -> None:
     lists = {where: node for where, node in NODES.items() if node.get("type") == "array"}
     assert {where: node["x-kubernetes-list-type"] for where, node in lists.items()} == {
         ".spec.serving.env": "map",
+        ".spec.serving.remoteImageHosts": "set",
         ".spec.nodes.tolerations": "atomic",
         ".spec.head.tolerations": "atomic",
         ".spec.scaling.schedule": "map",

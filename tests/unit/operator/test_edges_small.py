@@ -266,6 +266,22 @@ def test_the_budget_is_a_whole_minimum_one_below_the_nodes() -> None:
     assert "maxUnavailable" not in compile_budget("default", "chat", "u", 4)["spec"]
 
 
+def test_keys_are_mounted_in_the_workers_and_what_may_be_given_up_reaches_the_replicas() -> None:
+    """apiKeysSecret chat-keys → its volume in the workers alone, its folder in the replicas' settings; beside a claim both are mounted."""
+    spec = compiled(
+        serving={"apiKeysSecret": "chat-keys", "remoteImageHosts": ["a.test"], "degrade": {"maxOutputTokens": 64, "quantization": "int4"}},
+        model={"source": "pvc://weights/vl", "engine": "transformers"},
+    )["spec"]
+    worker = spec["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+    assert worker["volumes"][1] == {"name": "api-keys", "secret": {"secretName": "chat-keys"}}
+    mounts = {mount["name"]: (mount["mountPath"], mount["readOnly"]) for mount in worker["containers"][0]["volumeMounts"]}
+    assert mounts == {"model": ("/mnt/models/weights", True), "api-keys": ("/etc/deepseek/api-keys", True)}
+    assert "volumes" not in spec["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+    args = yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"]
+    assert args["access"] == {"keysFolder": "/etc/deepseek/api-keys", "remoteImageHosts": ["a.test"]}
+    assert args["degrade"] == {"atQueuePercent": 50, "maxOutputTokens": 64, "quantization": "int4"}
+
+
 def service_of(spec: dict[str, Any]) -> dict[str, Any]:
     parsed = DeepSeekDeployment.model_validate({"spec": {"model": {"source": "hf://a/b"}, **spec}}).spec
     body = compile_service("default", "chat", "u", parsed, 2, CompileOptions())

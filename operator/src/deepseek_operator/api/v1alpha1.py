@@ -223,6 +223,7 @@ class ServingSpec(Part):
         default_factory=list,
         max_length=64,
         description='Hosts from which replicas fetch pictures that a request names by URL; "*" for every public one. None by default.',
+        json_schema_extra=_schema(x_kubernetes_list_type="set"),
     )
     graceful_shutdown_seconds: int = Field(
         default=240,

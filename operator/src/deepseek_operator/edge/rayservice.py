@@ -19,7 +19,16 @@ import yaml
 
 from deepseek_operator.api import v1alpha1 as api
 from deepseek_operator.core.plan import ClusterView, PodView, ServiceView
-from deepseek_serving.settings import DEPLOYMENT_NAME, IMPORT_PATH, PVC_MOUNT_ROOT, LimitSettings, ModelSettings, ServingSettings
+from deepseek_serving.settings import (
+    DEPLOYMENT_NAME,
+    IMPORT_PATH,
+    PVC_MOUNT_ROOT,
+    AccessSettings,
+    DegradeSettings,
+    LimitSettings,
+    ModelSettings,
+    ServingSettings,
+)
 from deepseek_serving.settings import Engine as EngineName
 
 GROUP, VERSION = "ray.io", "v1"
@@ -28,6 +37,9 @@ WORKER_GROUP = "gpu"
 FIELD_MANAGER = "deepseek-operator"
 DEPLOYMENT_LABEL = f"{api.GROUP}/deployment"
 SERVE_PORT = 8000
+
+KEYS_FOLDER = "/etc/deepseek/api-keys"
+"""Where the Secret of the API keys is mounted in the worker pods; Kubernetes renews the files there when the Secret changes."""
 
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """Ray's object store per pod. Requests travel through Ray Serve's handles, not through it; Ray would take 30 % of the memory otherwise."""
@@ -154,6 +166,8 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
             max_tokens_per_second=limits.max_tokens_per_second,
             request_timeout_seconds=limits.request_timeout_seconds,
         ),
+        degrade=DegradeSettings.model_validate(limits.degrade.model_dump()),
+        access=AccessSettings(keys_folder=KEYS_FOLDER if limits.api_keys_secret else "", remote_image_hosts=tuple(limits.remote_image_hosts)),
         model_name=name,
     )
 
@@ -235,9 +249,15 @@ def _pod_template(name: str, spec: api.DeepSeekDeploymentSpec, options: CompileO
     if part.tolerations:
         pod["tolerations"] = [toleration.model_dump(by_alias=True, exclude_none=True) for toleration in part.tolerations]
     claim = ModelSettings(source=spec.model.source, engine=EngineName(spec.model.engine)).pvc_claim
-    if claim and not head:
-        pod["volumes"] = [{"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
-        container["volumeMounts"] = [{"name": "model", "mountPath": f"{PVC_MOUNT_ROOT}/{claim}", "readOnly": True}]
+    volumes: list[tuple[dict[str, Any], str]] = []
+    if claim:
+        volumes.append(({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}, f"{PVC_MOUNT_ROOT}/{claim}"))
+    if spec.serving.api_keys_secret:
+        # Not optional: a pod without its keys must not start, rather than let everybody in.
+        volumes.append(({"name": "api-keys", "secret": {"secretName": spec.serving.api_keys_secret}}, KEYS_FOLDER))
+    if volumes and not head:
+        pod["volumes"] = [volume for volume, _ in volumes]
+        container["volumeMounts"] = [{"name": volume["name"], "mountPath": path, "readOnly": True} for volume, path in volumes]
     return {"metadata": {"labels": labels(name)}, "spec": pod}
 
 
