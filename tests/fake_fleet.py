@@ -10,6 +10,9 @@ from deepseek_operator.edge.telemetry import Telemetry
 from deepseek_operator.fleet import KINDS, Seen
 from deepseek_operator.tick import Settings, Tick
 
+QUICK = {"scaleDownStabilizationSeconds": 60, "scaleDownCooldownSeconds": 15}
+PREDICTIVE = {"mode": "Predictive", "capacity": {"requestsPerSecondPerNode": "10"}} | QUICK
+
 
 class Fleet:
     """The operator's tick on fakes. `live` lets time pass: every 5 s KubeRay and Ray Serve move, every 15 s the operator ticks."""
@@ -130,3 +133,12 @@ async def settled_fleet(objects: int, **scaling: Any) -> Fleet:
     await fleet.live(90)
     fleet.watch()
     return fleet
+
+
+async def running(fleet: Fleet, nodes: int, rate: float, /, **spec: Any) -> None:
+    """An object that has settled on so many nodes."""
+    fleet.apply(**({"scaling": {"mode": "Reactive", "capacity": {"requestsPerSecondPerNode": "10"}} | QUICK} | spec))
+    fleet.load(rate)
+    await fleet.live(180)
+    assert (fleet.group()["replicas"], len(fleet.pods())) == (nodes, nodes)
+    assert fleet.condition("Ready") == ("True", "Serving")
