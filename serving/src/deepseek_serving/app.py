@@ -5,6 +5,7 @@ Imports neither torch nor transformers: Ray's controller imports this file too, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -29,8 +30,15 @@ class EngineReplica:
         from deepseek_serving.metrics import RaySink
         from deepseek_serving.service import Service
 
-        self._service = Service(ServingSettings.from_args(args), RaySink(), born_at=_process_start())
+        settings = ServingSettings.from_args(args)
+        self._service = Service(settings, RaySink(), born_at=_process_start())
         await self._service.start()
+        self._door: SideDoor | None = None
+        if settings.serving.direct_port:
+            from deepseek_serving.api import make_api
+
+            self._door = SideDoor(make_api(self._service), settings.serving.direct_port)
+            self._door.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the app after the constructor."""
@@ -45,7 +53,32 @@ class EngineReplica:
     async def __del__(self) -> None:
         """Ray Serve calls this once no request is left, and awaits it."""
         if service := getattr(self, "_service", None):
+            if door := getattr(self, "_door", None):
+                service.ready = False  # /readyz says so from now on, and whoever probes it stops sending
+                await door.close(service.settings.serving.direct_linger_seconds)
             await service.stop()
+
+
+class SideDoor:
+    """A replica's own HTTP server beside Ray Serve's proxies, on a port that all replicas of a pod share."""
+
+    def __init__(self, app: FastAPI, port: int) -> None:
+        self._app = app
+        self._port = port
+
+    def open(self) -> None:
+        """Listen from now on; on the event loop that calls it. Raises OSError when the port is somebody else's."""
+        from deepseek_serving.listening import make_server, shared_socket
+
+        listening = shared_socket("0.0.0.0", self._port)  # noqa: S104 - inside the pod's own network
+        self._server = make_server(self._app, lifespan="off")
+        self._serving = asyncio.create_task(self._server.serve([listening]), name="side door")
+
+    async def close(self, linger_seconds: float) -> None:
+        """Go on for `linger_seconds`, then take no more connections, and return when every answer has ended."""
+        await asyncio.sleep(linger_seconds)
+        self._server.should_exit = True
+        await self._serving
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -58,7 +60,25 @@ class GuardedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def make_server(app: ASGIApp, **options: Any) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Leaves signals to the program it runs in: only a server of its own, by `run`, ends with them."""
+
+    alone = False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        self.alone = True
+        super().run(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if not self.alone:
+            yield
+            return
+        with super().capture_signals():
+            yield
+
+
+def make_server(app: ASGIApp, **options: Any) -> Server:
     """A server for `app`; `options` are uvicorn's."""
     settings: dict[str, Any] = {
         "http": GuardedHttp,
@@ -70,7 +90,7 @@ def make_server(app: ASGIApp, **options: Any) -> uvicorn.Server:
         # The address of whoever connects, not one that a header claims: the brake on guessed keys counts by it.
         "proxy_headers": False,
     }
-    return uvicorn.Server(uvicorn.Config(app, **{**settings, **options}))
+    return Server(uvicorn.Config(app, **{**settings, **options}))
 
 
 def shared_socket(host: str, port: int) -> socket.socket:

@@ -106,6 +106,12 @@ class LimitSettings(_Section):
         default=50, ge=1, le=100, description="most of the requests answered at once that may be batch work (a negative priority)"
     )
     slots: int = Field(default=8, ge=1, le=256, description="requests decoded together in one batch step of the transformers engine")
+    direct_port: int = Field(
+        default=0, ge=0, le=65535, description="port of each replica's own HTTP server, which passes Ray Serve's proxies by; 0: none"
+    )
+    direct_linger_seconds: int = Field(
+        default=15, ge=0, le=600, description="how long a replica that is to go still takes requests there, so that readiness probes see it"
+    )
     max_body_mebibytes: int = Field(default=20, ge=1, le=256, description="largest request body, pictures included")
     max_image_megapixels: int = Field(default=16, ge=1, le=100, description="largest picture, by its header, before it is decoded")
     max_images_per_request: int = Field(default=8, ge=0, le=64)
