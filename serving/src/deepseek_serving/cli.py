@@ -1,4 +1,4 @@
-"""The command line: `deepseek-serving tiny-model`, `serve-local` and `new-key`."""
+"""The command line: `deepseek-serving check-compatibility`, `quantize`, `serve-local`, `new-key` and `tiny-model`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,22 @@ def _parser() -> argparse.ArgumentParser:
     local.add_argument("--port", type=int, default=8000)
     local.set_defaults(run=_serve_local)
 
+    check = commands.add_parser("check-compatibility", help="what a model folder needs: engine, precision, memory, nodes; loads nothing")
+    check.add_argument("--model-path", type=Path, required=True, help="a folder with config.json and .safetensors files")
+    check.add_argument("--engine", choices=[engine.value for engine in Engine], help="exit with 1 unless this engine runs the model")
+    check.add_argument("--quantization", choices=[kind.value for kind in Quantization], default=Quantization.INT4.value)
+    check.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.AUTO.value)
+    check.add_argument("--slots", type=int, default=8, help="answers at once (default 8)")
+    check.add_argument("--tokens", type=int, default=4096, help="tokens of each, prompt and answer (default 4096)")
+    check.add_argument("--json", action="store_true", help="the same as JSON, sizes in bytes")
+    check.set_defaults(run=_check_compatibility)
+
+    smaller = commands.add_parser("quantize", help="write a folder whose decoder is already quantized: replicas of it start sooner")
+    smaller.add_argument("--model-path", type=Path, required=True, help="the folder to read")
+    smaller.add_argument("--quantization", choices=[Quantization.INT8.value, Quantization.INT4.value], default=Quantization.INT4.value)
+    smaller.add_argument("--out", type=Path, required=True, help="the folder to write")
+    smaller.set_defaults(run=_quantize)
+
     key = commands.add_parser("new-key", help="make an API key, and the line for the client's file in the keys' Secret")
     key.set_defaults(run=_new_key)
     return parser
@@ -77,6 +93,39 @@ def _tiny_model(parsed: argparse.Namespace) -> int:
     if receipt["accuracy"] < parsed.least_accuracy:
         print(f"that is less than {parsed.least_accuracy:.1%}; train longer: --seconds {parsed.seconds * 2:.0f}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _check_compatibility(parsed: argparse.Namespace) -> int:
+    from deepseek_serving.compatibility import UnreadableModelError, examine, table
+
+    try:
+        verdict = examine(parsed.model_path, slots=parsed.slots, tokens=parsed.tokens, mode=Mode(parsed.mode))
+    except UnreadableModelError as error:
+        print(error, file=sys.stderr)
+        return 2
+    kind = Quantization(parsed.quantization)
+    print(json.dumps(verdict.told(), indent=2) if parsed.json else table(verdict, kind, parsed.slots, parsed.tokens))
+    if parsed.engine and Engine(parsed.engine) not in verdict.engines():
+        print(f"engine {parsed.engine} does not run {verdict.model_type}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _quantize(parsed: argparse.Namespace) -> int:
+    from deepseek_serving.engine import LoadError
+    from deepseek_serving.loading import load
+    from deepseek_serving.precision import quantize_to
+    from deepseek_serving.settings import ModelSettings
+
+    kind = Quantization(parsed.quantization)
+    try:
+        loaded = load(ModelSettings(source=parsed.model_path.resolve().as_uri(), quantization=kind))
+        receipt = quantize_to(parsed.out, loaded, kind)
+    except LoadError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{parsed.out} holds the decoder in {kind.value}, {receipt.divergence:.4f} nats per token from the original")
     return 0
 
 

@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from deepseek_serving.engine import LoadError
 from deepseek_serving.routes import route
@@ -25,6 +26,10 @@ from deepseek_serving.settings import PVC_MOUNT_ROOT, PVC_MOUNT_ROOT_VARIABLE, S
 
 _DECODER_ALONE = {r"^model\.language_model\.": "model.", r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
 """Where the text decoder sits in a multimodal checkpoint → where it sits in the decoder's own class."""
+
+
+RECEIPT = "quantized.json"
+"""The file that marks a folder whose decoder is already quantized."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Loaded:
     tokenizer: Any
     processor: Any | None
     context: int
+    quantized: Path | None = None
+    """The folder with the decoder already quantized (`stored.py`); the model here has no decoder layers then."""
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -111,12 +118,18 @@ def load(settings: ModelSettings) -> Loaded:
     `mode: text-only` loads the decoder alone: the vision tower's weights are never read. Raises LoadError.
     """
     origin = find(settings.source)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a log is no terminal
     options: dict[str, Any] = {"revision": origin.revision}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         config = AutoConfig.from_pretrained(origin.name, **options)
         sees = hasattr(config, "vision_config")
         dtype = _dtype(config.get_text_config(), settings.quantization, device)
+        quantized = Path(origin.name) if (Path(origin.name) / RECEIPT).is_file() else None
+        if quantized is not None:
+            # No layers to load, and no output layer of its own: both are in the graph.
+            config.get_text_config().num_hidden_layers = 0
+            config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
         if sees and settings.mode is Mode.AUTO:
             model = AutoModelForImageTextToText.from_pretrained(origin.name, config=config, dtype=dtype, **options)
             processor = AutoProcessor.from_pretrained(origin.name, **options)  # type: ignore[no-untyped-call]
@@ -129,7 +142,7 @@ def load(settings: ModelSettings) -> Loaded:
         raise LoadError(f"{settings.source} cannot be loaded: {error}") from error
     text_config = config.get_text_config()
     model.eval().requires_grad_(False).to(device)  # type: ignore[no-untyped-call]
-    return Loaded(model, tokenizer, processor, int(getattr(text_config, "max_position_embeddings", 4096)))
+    return Loaded(model, tokenizer, processor, int(getattr(text_config, "max_position_embeddings", 4096)), quantized)
 
 
 def _dtype(text_config: Any, kind: Quantization, device: str) -> torch.dtype | str:

@@ -16,8 +16,9 @@ from deepseek_serving.engines.decoders import Decoder, TorchDecoder
 from deepseek_serving.engines.store import SlotStore
 from deepseek_serving.loading import Loaded, weight_bytes
 from deepseek_serving.quantize import Int8Embedding, quantize_linears
-from deepseek_serving.routes import why_no_graph
+from deepseek_serving.routes import missing_for_graphs, why_no_graph
 from deepseek_serving.settings import Quantization
+from deepseek_serving.stored import Receipt, save_the_rest
 
 if TYPE_CHECKING:
     from deepseek_serving.engines.graph import GraphDecoder
@@ -42,6 +43,8 @@ def make_decoders(loaded: Loaded, kinds: tuple[Quantization, ...], store: SlotSt
     Afterwards the model holds what is still needed of its own weights: all, or (when none of `kinds` computes in them) eyes and embeddings.
     Raises LoadError when a quantized one strays further than `MOST_DIVERGENCE`, or the model's own steps further than `MOST_DEVIATION`.
     """
+    if loaded.quantized is not None:
+        return _stored(loaded, loaded.quantized, kinds, store, threads)
     objection = why_no_graph(loaded.text_config, loaded.device.type)
     if not objection and any(kind in BITS for kind in kinds):
         store.dtype = torch.float32  # what the graph reads and writes
@@ -130,6 +133,46 @@ def keep_eyes_and_embeddings(loaded: Loaded) -> None:
     assert isinstance(embedding, torch.nn.Embedding)
     loaded.model.set_input_embeddings(Int8Embedding(embedding))
     loaded.model.set_output_embeddings(torch.nn.Identity())  # type: ignore[no-untyped-call]
+
+
+def quantize_to(folder: Path, loaded: Loaded, kind: Quantization) -> Receipt:
+    """Write the model with its decoder in `kind` into `folder`; returns the receipt that lies in there. Raises LoadError.
+
+    Only decoders that run as a graph can be stored: torch's packed weights depend on the machine.
+    """
+    if objection := why_no_graph(loaded.text_config, loaded.device.type):
+        raise LoadError(f"only a decoder that runs in ONNX Runtime can be stored quantized: {objection}; it is quantized at each load instead")
+    from deepseek_serving.engines.graph import GraphDecoder
+    from deepseek_serving.engines.llama_graph import write_graph
+
+    ids = _probe_ids(loaded)
+    own = _own_pass(loaded, ids)
+    folder.mkdir(parents=True, exist_ok=True)
+    head = loaded.head
+    assert isinstance(head, torch.nn.Linear)
+    dimensions = write_graph(loaded.decoder, head, bits=BITS[kind], context=loaded.context, folder=folder)
+    store = SlotStore(1, loaded.context)
+    store.dtype = torch.float32
+    said = probe(loaded, GraphDecoder(folder, dimensions, store, threads=1), ids)
+    receipt = Receipt(kind, dimensions, check(own, said, kind), tuple(said.argmax(-1).tolist()))
+    save_the_rest(loaded, folder)
+    receipt.write(folder)
+    return receipt
+
+
+def _stored(loaded: Loaded, folder: Path, kinds: tuple[Quantization, ...], store: SlotStore, threads: int) -> dict[str, Decoder]:
+    """The decoder that `quantize_to` wrote."""
+    receipt = Receipt.read(folder)
+    receipt.check_asked(kinds)
+    if missing := missing_for_graphs():
+        raise LoadError(f"{folder} holds a decoder for ONNX Runtime: {missing}")
+    from deepseek_serving.engines.graph import GraphDecoder
+
+    store.dtype = torch.float32
+    decoder = GraphDecoder(folder, receipt.dimensions, store, threads=threads)
+    receipt.check_probe(probe(loaded, decoder, _probe_ids(loaded)))
+    keep_eyes_and_embeddings(loaded)
+    return {receipt.quantization.value: decoder}
 
 
 def _by_torch(loaded: Loaded, kind: Quantization, store: SlotStore, *, keep: bool) -> TorchDecoder:

@@ -69,9 +69,13 @@ def why_no_graph(text_config: Mapping[str, Any], device: str = "cpu") -> str | N
     """Why a decoder cannot run as a graph in ONNX Runtime; None when it can."""
     if device != "cpu":
         return f"the model is on {device}"
-    if missing := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        return f"{' and '.join(missing)} not installed (extra cpu-fast)"
-    return why_not_llama(text_config)
+    return missing_for_graphs() or why_not_llama(text_config)
+
+
+def missing_for_graphs() -> str | None:
+    """Which libraries of the extra cpu-fast are not there; None when all are."""
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed (extra cpu-fast)" if missing else None
 
 
 def why_not_llama(text_config: Mapping[str, Any]) -> str | None:

@@ -402,3 +402,33 @@ async def test_quantization_that_changes_the_answers_is_refused(tiny_model: Path
     with pytest.raises(LoadError, match=r"nats per token on the probe.*use "):
         async with running(tiny_model, quantization=quantization):
             pass
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+async def test_a_folder_quantized_beforehand_answers_as_one_quantized_at_load(tiny_model: Path, tmp_path: Path, quantization: str) -> None:
+    """40 captions exact; the folder is smaller; asked for another precision, or damaged, it is refused with the remedy."""
+    from deepseek_serving.cli import main
+
+    assert main(["quantize", "--model-path", str(tiny_model), "--quantization", quantization, "--out", str(tmp_path / "small")]) == 0
+    folder = tmp_path / "small"
+    names = {file.name for file in folder.iterdir()}
+    assert {"decoder.onnx", "decoder.bin", "quantized.json", "model.safetensors"} <= names
+    weights = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    assert weights < 0.65 * (tiny_model / "model.safetensors").stat().st_size
+    rng = random.Random(16)
+    drawn = [draw(rng) for _ in range(40)]
+    async with running(folder, quantization=quantization) as engine:
+        answers = await asyncio.gather(*(read(engine, about(one, name=str(index))) for index, one in enumerate(drawn)))
+    assert [text_of(deltas) for deltas in answers] == [one.caption for one in drawn]
+    async with running(folder, quantization=quantization, mode="text-only") as engine:
+        assert text_of(await read(engine, about(None))) == NO_PICTURE
+    with pytest.raises(LoadError, match=f"holds the decoder in {quantization} only"):
+        async with running(folder, quantization="bf16"):
+            pass
+    codes = bytearray((folder / "decoder.bin").read_bytes())
+    half = len(codes) // 2
+    codes[half:] = random.Random(1).randbytes(len(codes) - half)
+    (folder / "decoder.bin").write_bytes(codes)
+    with pytest.raises(LoadError, match="damaged; write the folder again"):
+        async with running(folder, quantization=quantization):
+            pass

@@ -8,8 +8,8 @@ import numpy
 import onnxruntime  # type: ignore[import-untyped]
 import torch
 
-from deepseek_serving.engines.llama_graph import GRAPH_FILE, WEIGHTS_FILE, Dimensions
 from deepseek_serving.engines.store import SlotStore
+from deepseek_serving.stored import GRAPH_FILE, WEIGHTS_FILE, Dimensions
 
 
 class GraphDecoder:

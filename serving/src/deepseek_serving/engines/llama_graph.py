@@ -7,7 +7,6 @@ in-place keys and values), SkipSimplifiedLayerNormalization: ONNX Runtime's own,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ import torch
 from onnx import TensorProto, helper
 
 from deepseek_serving.rounding import Codes, round_weight
-
-GRAPH_FILE = "decoder.onnx"
-WEIGHTS_FILE = "decoder.bin"
+from deepseek_serving.stored import GRAPH_FILE, WEIGHTS_FILE, Dimensions
 
 _CONTRIBUTED = "com.microsoft"
 _PAGE = 4096
@@ -28,17 +25,6 @@ _IN_THE_GRAPH = 1024
 
 _INT8_SUMS = 4
 _OPSET, _IR = 21, 10
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """Sizes that whoever runs the graph must know."""
-
-    layers: int
-    heads: int
-    head_width: int
-    width: int
-    vocabulary: int
 
 
 def write_graph(decoder: torch.nn.Module, head: torch.nn.Linear, *, bits: int, context: int, folder: Path) -> Dimensions:

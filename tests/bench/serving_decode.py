@@ -1,0 +1,171 @@
+"""One decoding step, a prefill and the memory of a Llama-class decoder (DeepSeek-VL's and Janus' kind) of 374 M parameters, by precision.
+
+The weights are random: time and memory do not depend on their values. The reference is Hugging Face's own class in float32 with its own cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SIZES = {
+    "vocab_size": 32_000, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "max_position_embeddings": 512,
+}  # fmt: skip
+KNOWN = 64
+"""Tokens before the measured step."""
+
+ROUNDS, STEPS = 7, 3
+
+
+def measure(_root: Path) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    return _speed()
+
+
+def measure_memory(_root: Path) -> dict[str, Any]:
+    memory = {}
+    for kind in ("none", "bf16", "int8", "int4"):
+        # A fresh process each: memory that one variant gave back is not another's.
+        told = subprocess.run([sys.executable, __file__, kind], check=True, capture_output=True, text=True).stdout.split()
+        memory[kind] = {"weights": int(told[-2]), "process": int(told[-1])}
+    return memory
+
+
+def _model() -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval().requires_grad_(False)
+
+
+def _decoders(model: Any, kind: str, *, graph: bool = True) -> tuple[Any, Any, Any]:
+    """What the engine itself would make: the model as loaded, the decoder, its store."""
+    import torch
+
+    from deepseek_serving import precision, routes
+    from deepseek_serving.engines.store import SlotStore
+    from deepseek_serving.loading import Loaded
+    from deepseek_serving.settings import Quantization
+
+    chosen = Quantization(kind)
+    if chosen is Quantization.BF16 or not graph:
+        model = model.to(torch.bfloat16)
+    loaded = Loaded(model, None, None, SIZES["max_position_embeddings"])
+    store = SlotStore(8, loaded.context)
+    real = precision.why_no_graph
+    precision.why_no_graph = (lambda *_: "asked for torch") if not graph else routes.why_no_graph
+    try:
+        decoders = precision.make_decoders(loaded, (chosen,), store)
+    finally:
+        precision.why_no_graph = real
+    return loaded, decoders[kind], store
+
+
+def _speed() -> dict[str, Any]:
+    import torch
+    from transformers import DynamicCache
+
+    model = _model()
+    ids = torch.randint(0, SIZES["vocab_size"], (8, 256))
+    cache = DynamicCache()
+    with torch.inference_mode():
+        model(ids[:1, :KNOWN], past_key_values=cache, use_cache=True)
+
+    def reference_step() -> None:
+        model(ids[:1, KNOWN : KNOWN + 1], past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+
+    def reference_prefill() -> None:
+        model(ids[:1], use_cache=True, logits_to_keep=1)
+
+    steps: dict[str, Callable[[], None]] = {"Hugging Face float32": reference_step}
+    prefills: dict[str, Callable[[], None]] = {"Hugging Face float32": reference_prefill}
+    eights: dict[str, Callable[[], None]] = {}
+    variants = {
+        "none (slots, float32)": ("none", True), "bf16": ("bf16", True), "int8": ("int8", True), "int4": ("int4", True),
+        "int4 without cpu-fast": ("int4", False),
+    }  # fmt: skip
+    for name, (kind, graph) in variants.items():
+        own = model if kind == "none" else copy.deepcopy(model)
+        loaded, decoder, _ = _decoders(own, kind, graph=graph)
+        embedded = loaded.embed(ids)
+
+        def step(decoder: Any = decoder, embedded: Any = embedded) -> None:
+            decoder.run(0, embedded[:1, KNOWN : KNOWN + 1], [KNOWN], [1])
+
+        def prefill(decoder: Any = decoder, embedded: Any = embedded) -> None:
+            decoder.run(0, embedded[:1], [0], [embedded.shape[1]])
+
+        def eight(decoder: Any = decoder, embedded: Any = embedded) -> None:
+            decoder.run(0, embedded[:, KNOWN : KNOWN + 1], [KNOWN] * 8, [1] * 8)
+
+        steps[name], prefills[name], eights[name] = step, prefill, eight
+        gc.collect()
+    return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "step": _turns(steps, ROUNDS, STEPS),
+        "prefill": _turns(prefills, 3, 1),
+        "eight": _turns(eights, 3, 2),
+    }
+
+
+def _turns(variants: dict[str, Callable[[], None]], rounds: int, repeats: int) -> list[dict[str, float]]:
+    """Seconds of each variant in each round: the median of its repeats. The first round warms up and is not counted."""
+    import torch
+
+    measured = []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            one = {}
+            for name, call in variants.items():
+                took = []
+                for _ in range(repeats):
+                    began = time.perf_counter()
+                    call()
+                    took.append(time.perf_counter() - began)
+                one[name] = statistics.median(took)
+            measured.append(one)
+    return measured[1:]
+
+
+def _private_bytes() -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+
+def _memory(kind: str) -> None:
+    """Print the bytes of the weights, and by how much this process's own memory grew until it could answer."""
+    import ctypes
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from deepseek_serving.precision import bytes_held
+
+    torch.set_num_threads(1)
+    LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_hidden_layers": 1, "vocab_size": 64}))  # imports and first-time work
+    if kind in ("int8", "int4"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    before = _private_bytes()
+    loaded, decoder, _ = _decoders(_model(), kind)
+    with torch.inference_mode():
+        decoder.run(0, loaded.embed(torch.zeros(1, 1, dtype=torch.long)), [KNOWN], [1])
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    print(bytes_held(loaded, [decoder]), _private_bytes() - before)
+
+
+if __name__ == "__main__":
+    _memory(sys.argv[1])
