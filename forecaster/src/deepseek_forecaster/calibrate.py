@@ -1,7 +1,9 @@
-"""Quantiles from the ensemble's own errors: conformal, in the logarithm, at the same horizon, over a rolling window.
+"""Quantiles from the ensemble's own errors: conformal, adaptive, in the logarithm, at the same horizon.
 
-The error of an origin is log((what came + floor) ÷ (what was said + floor)). A quantile of the load is what is said now, times the quantile of
-the recent errors. With little history the errors are joined by a prior as wide as an unknown service deserves, and it fades as errors come in.
+Around what the ensemble says lies a width: how far the experts' own quantiles of the peak are apart, tempered by how wrong the ensemble lately
+was. An error counts in such widths (a score). A quantile of the load is what is said now plus its width times a quantile of the recent scores.
+The level at which the scores are read is nudged after each window by whether the load stayed within what was issued (adaptive conformal
+inference: Gibbs & Candès 2021), so that 90 of 100 peaks stay within p90 also while the traffic changes its ways.
 """
 
 from __future__ import annotations
@@ -11,130 +13,268 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .ensemble import Blend, fading_sums
-from .models.expert import Floats
+from .models.expert import Bools, Floats, Ints
 
 PRIOR_SPREAD = 0.6
-"""Standard deviation of the prior errors: before anything is known, p95 of the peak is exp(1.645 × 0.6) = 2.7 times the present load."""
-PRIOR_POINTS = 99
-PRIOR_WEIGHT = 1.0
+"""Standard deviation of the errors before anything is known: p95 of the peak is then exp(1.645 × 0.6) = 2.7 times the present load."""
+PRIOR_WINDOWS = 1.0
 """The prior counts as one independent window, as conformal prediction counts the window that is still to come."""
-HALF_LIFE_DAYS = 1.5
-SCALE_HALF_LIFE_DAYS = 1 / 24
-"""How wrong the last hour was tells how wrong the next ten minutes may be."""
+PRIOR_POINTS = 25
+HALF_LIFE_DAYS = 2.0
+"""A score of two days ago counts half."""
+WIDTH_HALF_LIFE_DAYS = 1.0
+OWN_ERRORS = 0.4
+"""How far the width leans on the ensemble's own recent errors instead of the experts' quantiles, as a power: best of 0, 0.3, 0.5 and 1."""
+SCALE_HALF_LIFE_DAYS = 1 / 12
+"""How wrong the last two hours were tells how wrong the next ten minutes may be."""
 SCALE_TRUST = 0.5
-PATH_KNOTS = 12
-"""Errors are sorted at this many steps of the path; between them their quantiles are interpolated."""
+GROUND_WINDOWS = 3.0
+"""That many windows of the usual size keep a quiet half hour from promising a quiet future."""
+LEAST_WIDTH = 0.15
+"""No width is below this share of the usual one."""
+NODES = (0.05, 0.5, 0.8, 0.9, 0.95, 0.99)
+"""The quantiles whose level is adapted; between them the change of level is interpolated."""
+STEP = 0.01
+"""By how much a level moves after a window whose quantile should never have been exceeded; × (1 − q) or q of it, one way or the other."""
+MOST_MOVED = 0.12
+TAIL_WINDOWS = 20.0
+"""A quantile with fewer windows above it than a twentieth, or one of twenty, is extrapolated by the mean excess of those there are."""
+TAIL_PRIOR_WINDOWS = 3.0
+MOST_EXCESS = 1.5
+MOST_RANKED = 200
 
-_PRIOR = PRIOR_SPREAD * np.array([NormalDist().inv_cdf((i + 0.5) / PRIOR_POINTS) for i in range(PRIOR_POINTS)])
+_NORMAL = NormalDist()
+_NORMAL90 = _NORMAL.inv_cdf(0.9)
+_PRIOR = np.array([_NORMAL.inv_cdf((i + 0.5) / PRIOR_POINTS) for i in range(PRIOR_POINTS)]) / _NORMAL90
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Recent scores in rising order, with the share of all weight that lies below each, and the two tails. All in widths."""
+
+    values: Floats
+    below: Floats
+    tail_from: float
+    excess: float
+    low_tail_from: float
+    low_excess: float
+
+    def at(self, levels: Floats) -> Floats:
+        """The scores at these levels (each above 0 and below 1): rising with the level. Shape as `levels`."""
+        inner = np.interp(np.clip(levels, self.low_tail_from, self.tail_from), self.below, self.values)
+        beyond = self.excess * np.log(np.maximum((1.0 - self.tail_from) / np.maximum(1.0 - levels, 1e-12), 1.0))
+        under = self.low_excess * np.log(np.maximum(self.low_tail_from / np.maximum(levels, 1e-12), 1.0))
+        return np.asarray(inner + beyond - under)
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Quantiles of the peak, shape (quantiles,), and of each step, shape (quantiles, steps), in units of work per second."""
+    """All that is needed to give any quantile of the coming peak and of each step: immutable, and quick to ask."""
 
-    peak: Floats
+    mean: float
     path: Floats
+    center: float
+    above: float
+    under: float
+    floor: float
+    peak_scores: Scores
+    step_scores: Scores
+    moved: Floats
 
-    def below(self, ceiling: float) -> Calibrated:
-        """The same, with nothing above `ceiling`."""
-        return Calibrated(np.minimum(self.peak, ceiling), np.minimum(self.path, ceiling))
+    def peak(self, quantiles: Sequence[float], wider: float = 1.0) -> Floats:
+        """The load that the peak stays at or below with these probabilities; `wider` multiplies the width. Rising, shape (quantiles,)."""
+        asked = np.asarray(quantiles, dtype=np.float64)
+        return _loads(self.center, self.above, self.under, wider * self.peak_scores.at(_moved_levels(asked, self.moved)), self.floor)
 
-
-def calibrate(blended: Blend, quantiles: Sequence[float], rows_per_day: float, windows_per_row: float, stale: float) -> Calibrated:
-    """The quantiles (rising order) after the end of the history.
-
-    `windows_per_row` is how many independent windows one origin stands for (stride ÷ steps); `stale` widens everything: the square root of
-    how many times longer than calibrated the last sample is away.
-    """
-    rows = blended.realized
-    weight = _recency(blended, rows_per_day) * windows_per_row
-    peak_errors, scale, scale_now = scaled_errors(blended, rows_per_day, windows_per_row)
-    asked = np.asarray(quantiles, dtype=np.float64)
-    peak_quantiles = stale * scale_now * weighted_quantiles(peak_errors[rows], weight[rows], asked)
-    head_peak = blended.head.max()
-    peak = _loads(head_peak, peak_quantiles, blended.floor)
-    steps = len(blended.head)
-    knots = np.unique(np.linspace(0, steps - 1, min(steps, PATH_KNOTS)).round().astype(int))
-    at_knots = np.empty((len(asked), len(knots)))
-    for column, knot in enumerate(knots):
-        errors = _errors(blended.truth[:, knot], blended.path[:, knot], blended.floor) / scale
-        known = rows & np.isfinite(errors)
-        at_knots[:, column] = weighted_quantiles(errors[known], weight[known], asked)
-    along = np.stack([np.interp(np.arange(steps), knots, row) for row in at_knots])
-    path = _loads(blended.head[None, :], stale * scale_now * along, blended.floor)
-    # no single step exceeds the peak of them all
-    return Calibrated(peak=peak, path=np.minimum(path, peak[:, None]))
+    def steps(self, quantiles: Sequence[float], wider: float = 1.0) -> Floats:
+        """The same of each step's load, never above the peak's; shape (quantiles, steps)."""
+        scores = wider * self.step_scores.at(np.asarray(quantiles, dtype=np.float64))
+        middle = np.log(self.path + self.floor)[None, :]
+        each = _loads(middle, self.above, self.under, scores[:, None], self.floor)
+        return np.asarray(np.minimum(each, self.peak(quantiles, wider)[:, None]))
 
 
-def covered(blended: Blend, quantile: float, rows_per_day: float, windows_per_row: float, rows: int) -> Floats:
-    """For each of the last `rows` realized origins: 1 where the peak stayed within the quantile as it would have been issued there, else 0."""
-    errors, _, _ = scaled_errors(blended, rows_per_day, windows_per_row)
-    weight = _recency(blended, rows_per_day) * windows_per_row
-    judged = np.flatnonzero(blended.realized)
-    known_after = round(1 / max(windows_per_row, 1e-9)) if windows_per_row < 1 else 1
-    every = max(1, len(judged[-rows:]) // 150)
-    hits = []
-    for row in judged[-rows:][::every]:
-        past = judged[judged <= row - known_after]
-        # weights of the past relative to each other do not change with the origin, only the prior's share does
-        fade = weight[row] / windows_per_row
-        limit = weighted_quantiles(errors[past], weight[past] / max(fade, 1e-12), np.array([quantile]))[0]
-        hits.append(float(errors[row] <= limit))
-    return np.array(hits)
+class Calibration:
+    """The part of calibration that has a memory: what was issued at the nodes after each origin, and how far the levels have moved."""
+
+    def __init__(self) -> None:
+        self.moved: Floats = np.zeros(len(NODES))
+        self.origins: Ints = np.zeros(0, dtype=np.int64)
+        self.issued: NDArray[np.float32] = np.zeros((0, len(NODES)), dtype=np.float32)
+        self.judged = -1
+
+    def extend(self, blended: Blend, rows_per_day: float, windows_per_row: float) -> Calibrated:
+        """Issue quantiles after the origins that are new, learn from those that have come to pass, and give what holds after the end."""
+        widths = _widths(blended, rows_per_day, windows_per_row)
+        scores = _scores(blended.peak_came, widths.center[:-1], widths.above[:-1], widths.under[:-1], blended.floor)
+        known: Bools = blended.realized & np.isfinite(scores)
+        late = round(1 / windows_per_row) if windows_per_row < 1 else 1
+        done = int(self.origins[-1]) if len(self.origins) else -1
+        new = np.flatnonzero(blended.origins > done)
+        issued = np.full((len(blended.origins), len(NODES)), np.nan, dtype=np.float32)
+        kept = np.isin(blended.origins, self.origins)
+        issued[kept] = self.issued[np.isin(self.origins, blended.origins)]
+        # what came to pass before the next origin was issued moves the levels first
+        # where many origins are made up for at once, their scores are put in order anew for some of them only
+        anew = max(1, len(new) // MOST_RANKED)
+        so_far = ranked(np.zeros(0), np.zeros(0), windows_per_row)
+        for number, row in enumerate(new.tolist()):
+            self._learn(blended, issued, known, row - late, windows_per_row)
+            if number % anew == 0:
+                past = known[: max(0, row - late + 1)]
+                so_far = ranked(scores[: len(past)][past], _recency(past, rows_per_day), windows_per_row)
+            at = so_far.at(_moved_levels(np.array(NODES), self.moved))
+            issued[row] = _loads(widths.center[row], widths.above[row], widths.under[row], at, blended.floor)
+        self._learn(blended, issued, known, len(blended.origins) - 1, windows_per_row)
+        self.origins, self.issued = blended.origins, issued
+        steps = _scores(blended.knot_came, np.log(blended.knot + blended.floor), widths.above[:-1], widths.under[:-1], blended.floor)
+        seen: Bools = blended.realized & np.isfinite(steps)
+        return Calibrated(
+            mean=blended.head_mean,
+            path=blended.head_path,
+            center=float(widths.center[-1]),
+            above=float(widths.above[-1]),
+            under=float(widths.under[-1]),
+            floor=blended.floor,
+            peak_scores=ranked(scores[known], _recency(known, rows_per_day), windows_per_row),
+            step_scores=ranked(steps[seen], _recency(seen, rows_per_day), windows_per_row),
+            moved=self.moved.copy(),
+        )
+
+    def hits(self, blended: Blend, quantile: float, rows: int) -> Floats:
+        """For those of the last `rows` origins that have come to pass: 1 where the peak stayed within the quantile (of NODES), else 0."""
+        issued = self.issued[:, NODES.index(quantile)]
+        judged = np.flatnonzero(blended.realized & np.isfinite(issued))
+        judged = judged[judged >= len(blended.origins) - rows]
+        return np.asarray(_within(blended.peak_came[judged], issued[judged]), dtype=np.float64)
+
+    def _learn(self, blended: Blend, issued: NDArray[np.float32], known: Bools, until: int, windows_per_row: float) -> None:
+        """Move the levels by the origins up to row `until` that have come to pass since."""
+        passed = max(0, until + 1)
+        rows = np.flatnonzero(known[:passed] & (blended.origins[:passed] > self.judged))
+        for row in rows:
+            if np.isfinite(issued[row]).all():
+                within = _within(blended.peak_came[row], issued[row])
+                self.moved = np.clip(self.moved + STEP * windows_per_row * (np.array(NODES) - within), -MOST_MOVED, MOST_MOVED)
+            self.judged = int(blended.origins[row])
 
 
-def scaled_errors(blended: Blend, rows_per_day: float, windows_per_row: float) -> tuple[Floats, Floats, float]:
-    """The peak's errors divided by how large errors lately were, that scale at each origin, and at the head. Shapes (origins,), (origins,)."""
-    peak_truth = np.where(np.isfinite(blended.truth), blended.truth, -np.inf).max(axis=1, initial=-np.inf)
-    peak_said = blended.path.max(axis=1, initial=0.0)
-    errors = np.where(blended.realized, _errors(np.where(blended.realized, peak_truth, np.nan), peak_said, blended.floor), np.nan)
-    scale = _recent_scale(errors, rows_per_day, windows_per_row)
-    return errors / scale[:-1], scale[:-1], float(scale[-1])
+@dataclass(frozen=True)
+class _Widths:
+    """log(load + floor) of the peak's middle, and the widths above and under it, after each origin and at the head: shapes (origins + 1,)."""
+
+    center: Floats
+    above: Floats
+    under: Floats
 
 
-def weighted_quantiles(errors: Floats, weight: Floats, quantiles: Floats) -> Floats:
-    """Quantiles of the errors joined by the prior; rising with the quantile. Shape (quantiles,)."""
-    values = np.concatenate((errors, _PRIOR))
-    weights = np.concatenate((weight, np.full(PRIOR_POINTS, PRIOR_WEIGHT / PRIOR_POINTS)))
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    middle = (cumulative - 0.5 * weights[order]) / cumulative[-1]
-    return np.asarray(np.interp(quantiles, middle, values[order]))
+def _widths(blended: Blend, rows_per_day: float, windows_per_row: float) -> _Widths:
+    mean = np.log(np.append(blended.mean, blended.head_mean) + blended.floor)
+    native = np.concatenate((blended.native, blended.head_native[None, :]))
+    has: Bools = np.isfinite(native).all(axis=1) & np.isfinite(mean)
+    late = round(1 / windows_per_row) if windows_per_row < 1 else 1
+    # without a quantile of its own, the peak lies above the mean as it lately did
+    peak = np.log(blended.peak_came + blended.floor)
+    lately = _lately(np.where(blended.realized, peak - mean[:-1], np.nan), 0.0, rows_per_day, windows_per_row, late)
+    center = mean + np.where(has, native[:, 1], lately)
+    errors = np.where(blended.realized, np.abs(peak - center[:-1]), np.nan)
+    # a normal error is on average 0.80 standard deviations in size, and p90 lies 1.28 above p50
+    own = 1.6 * _lately(errors, _NORMAL90 * PRIOR_SPREAD / 1.6, rows_per_day, windows_per_row, late)
+    above, under = own.copy(), own.copy()
+    if has.any():
+        for side, width in ((above, native[:, 2] - native[:, 1]), (under, native[:, 1] - native[:, 0])):
+            usual = float(np.median(width[has]))
+            side[has] = np.maximum(width[has], max(LEAST_WIDTH * usual, 1e-4)) ** (1.0 - OWN_ERRORS) * own[has] ** OWN_ERRORS
+    scores = np.abs(_scores(blended.peak_came, center[:-1], above[:-1], under[:-1], blended.floor))
+    scale = _recent_scale(np.where(blended.realized, np.minimum(scores, 8.0), np.nan), rows_per_day, windows_per_row, late)
+    return _Widths(center, np.maximum(above * scale, 1e-6), np.maximum(under * scale, 1e-6))
 
 
-def _recent_scale(errors: Floats, rows_per_day: float, windows_per_row: float) -> Floats:
-    """How large errors lately were against how large they usually are, at each origin and at the head: 1 = as usual. Shape (origins + 1,)."""
-    count = len(errors)
-    scale = np.ones(count + 1)
-    known = np.isfinite(errors)
-    if known.sum() * windows_per_row < 12:
-        return scale
-    size = np.where(known, np.abs(errors), 0.0)
-    usual = size[known].mean() + 1e-6
+def _lately(numbers: Floats, prior: float, rows_per_day: float, windows_per_row: float, late: int) -> Floats:
+    """The fading mean of the known numbers at each origin and at the head, joined by one window of the prior. Shape (origins + 1,)."""
+    known = np.isfinite(numbers)
+    decay = 0.5 ** (1.0 / max(1.0, rows_per_day * WIDTH_HALF_LIFE_DAYS))
+    ground = PRIOR_WINDOWS / windows_per_row
+    sums = fading_sums(np.where(known, numbers, 0.0), decay) + ground * prior
+    counts = fading_sums(known.astype(np.float64), decay) + ground
+    return _delayed(sums / counts, prior, late)
+
+
+def _recent_scale(sizes: Floats, rows_per_day: float, windows_per_row: float, late: int) -> Floats:
+    """How large scores lately were against how large they had been, at each origin and at the head: 1 = as usual. Shape (origins + 1,)."""
+    known = np.isfinite(sizes)
+    size = np.where(known, sizes, 0.0)
+    usual = (np.cumsum(size) + 1e-9) / np.maximum(np.cumsum(known), 1)
     decay = 0.5 ** (1.0 / max(1.0, rows_per_day * SCALE_HALF_LIFE_DAYS, 3.0 / windows_per_row))
-    # three windows' worth of the usual size keep a quiet half hour from promising a quiet future
-    grounded = 3.0 / windows_per_row
-    sums = fading_sums(size, decay) + grounded * usual
-    counts = fading_sums(known.astype(np.float64), decay) + grounded
-    recent = sums / counts / usual
-    late = min(round(1 / windows_per_row), count)
-    scale[late + 1 :] = recent[: count - late]
-    last_known = np.flatnonzero(known)[-1]
-    scale[-1] = recent[last_known]
-    return np.asarray(np.clip(scale, 0.25, 4.0) ** SCALE_TRUST)
+    ground = GROUND_WINDOWS / windows_per_row
+    recent = (fading_sums(size, decay) + ground * usual) / (fading_sums(known.astype(np.float64), decay) + ground) / usual
+    recent = np.where(np.cumsum(known) * windows_per_row < 12, 1.0, recent)
+    return np.asarray(np.clip(_delayed(recent, 1.0, late), 0.25, 4.0) ** SCALE_TRUST)
 
 
-def _recency(blended: Blend, rows_per_day: float) -> Floats:
-    age = np.arange(len(blended.origins))[::-1]
+def _delayed(rows: Floats, before: float, late: int) -> Floats:
+    """What was known at each origin (the rows up to `late` before it) and, in one more row, at the head."""
+    count = len(rows)
+    known = np.full(count + 1, before)
+    known[min(late, count) : count] = rows[: max(0, count - late)]
+    if count:
+        known[-1] = rows[-1]
+    return known
+
+
+def _scores(came: Floats, center: Floats, above: Floats, under: Floats, floor: float) -> Floats:
+    with np.errstate(all="ignore"):
+        error = np.log(came + floor) - center
+        return np.asarray(np.where(error > 0, error / above, error / under))
+
+
+def _recency(known: Bools, rows_per_day: float) -> Floats:
+    """The weight of the known rows by their age: 1 for the newest row."""
+    age = np.flatnonzero(known[::-1])[::-1]
     return np.asarray(0.5 ** (age / max(1.0, HALF_LIFE_DAYS * rows_per_day)))
 
 
-def _errors(came: Floats, said: Floats, floor: float) -> Floats:
-    with np.errstate(all="ignore"):
-        return np.asarray(np.log((came + floor) / (said + floor)))
+def ranked(scores: Floats, recency: Floats, windows_per_row: float) -> Scores:
+    """The scores in order, joined by the prior: as wide as normal errors of the width's own size, less where experience is large."""
+    weight = recency * windows_per_row
+    values = np.concatenate((scores, _PRIOR))
+    weights = np.concatenate((weight, np.full(PRIOR_POINTS, PRIOR_WINDOWS / PRIOR_POINTS)))
+    order = np.argsort(values)
+    values, weights = values[order], weights[order]
+    total = float(weights.sum())
+    below = (np.cumsum(weights) - 0.5 * weights) / total
+    # with 40 windows the tail begins at 1 − 4 ÷ 40 = 0.9
+    tail_from = float(np.clip(1.0 - 0.2 * TAIL_WINDOWS / total, 0.7, 0.95))
+    start, low_start = (float(np.interp(level, below, values)) for level in (tail_from, 1.0 - tail_from))
+    excess = _excess(values - start, weights, tail_from)
+    low_excess = _excess(low_start - values, weights, tail_from)
+    return Scores(values, below, tail_from, excess, 1.0 - tail_from, low_excess)
 
 
-def _loads(said: Floats, errors: Floats, floor: float) -> Floats:
-    return np.asarray(np.maximum((said + floor) * np.exp(np.clip(errors, -20.0, 20.0)) - floor, 0.0))
+def _excess(beyond: Floats, weights: Floats, level: float) -> float:
+    """The mean of what lies beyond a level, joined by that of normal errors: density ÷ (1 − level) − score, 0.42 standard deviations at p95."""
+    score = _NORMAL.inv_cdf(level)
+    usual = (_NORMAL.pdf(score) / (1.0 - level) - score) / _NORMAL90
+    out = beyond > 0
+    number = float(weights[out].sum())
+    mean = (float((weights[out] * beyond[out]).sum()) + TAIL_PRIOR_WINDOWS * usual) / (number + TAIL_PRIOR_WINDOWS)
+    return min(mean, MOST_EXCESS)
+
+
+def _moved_levels(levels: Floats, moved: Floats) -> Floats:
+    """The levels that the scores are read at, in the order of the levels asked for."""
+    shifted = np.clip(levels + np.interp(levels, NODES, moved), 0.5 * levels, 1.0 - 0.25 * (1.0 - levels))
+    return np.asarray(np.maximum.accumulate(shifted))
+
+
+def _within(came: Floats | np.float64, issued: NDArray[np.float32]) -> Bools:
+    """Whether the load stayed within what was issued, but for rounding to single precision."""
+    return np.asarray(came <= issued * (1.0 + 1e-6))
+
+
+def _loads(center: Floats | float, above: float | Floats, under: float | Floats, scores: Floats, floor: float) -> Floats:
+    logs = center + np.clip(np.where(scores > 0, above * scores, under * scores), -20.0, 20.0)
+    return np.asarray(np.maximum(np.exp(np.minimum(logs, 690.0)) - floor, 0.0))

@@ -6,134 +6,139 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.signal import lfilter  # type: ignore[import-untyped]
 
-from .models.expert import Bools, Floats, History
-from .record import TrackRecord
+from .models.expert import Bools, Floats, History, Ints
+from .record import Head, TrackRecord
 
-HALF_LIFE_DAYS = 1 / 8
-"""An error of three hours ago counts half."""
-SHARPNESS = 4.0
-"""Weight ∝ error to the power −4: an expert with 1.5 times the error of the best has a fifth of its weight."""
+HALF_LIVES_DAYS = (1 / 4, 2.0)
+"""An error counts half after six hours in the one average and after two days in the other; a weight is the product of both judgements."""
+SHARPNESS = 8.0
+"""Weight ∝ error to the power −8: an expert with 1.1 times the error of the best has less than half of its weight."""
 SMALLEST_WEIGHT = 0.002
 """Each expert with an opinion keeps a trace of weight. Errors are known of all of them, so none needs more to be found good again."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """The ensemble over the window [lag, lag + steps) of each path, and what came.
+    """The ensemble after each of the record's origins, and what came. All loads in units of work per second.
 
-    `path` and `truth` have the shape (origins, steps), truth being NaN where it is not known (yet); `names` are the experts in the order of the
-    columns of `weights` (origins, experts). `realized` marks the origins whose whole window has passed with at least half of it known.
-    `head` (steps,) is the blend after the end of the history, with `head_weights` (experts,).
+    `mean` (origins,) is what was said of the horizon's mean and `came` what it was, `peak_came` and `knot_came` likewise of the peak and of the
+    step that the origin's path is judged at, `knot` what was said of that step; NaN where it is not known (yet). `native` (origins, 3) are the
+    blended log-ratios of the experts' peak quantiles to their means, NaN where none has any. `realized` marks origins whose whole horizon has
+    passed with at least half of it known. `weights` (origins, experts) are in the order of `names`.
+    What begins with `head` is the same after the end of the history.
     """
 
-    origins: Floats
+    origins: Ints
     names: tuple[str, ...]
     weights: Floats
-    path: Floats
-    truth: Floats
+    mean: Floats
+    knot: Floats
+    native: Floats
+    came: Floats
+    peak_came: Floats
+    knot_came: Floats
     realized: Bools
     naive: Floats
-    head: Floats
-    head_weights: Floats
     floor: float
+    head_weights: Floats
+    head_mean: float
+    head_path: Floats
+    head_native: Floats
 
 
-def blend(history: History, record: TrackRecord, head: Mapping[str, Floats], lag: int, steps: int, naive: str) -> Blend:
+def blend(history: History, record: TrackRecord, heads: Mapping[str, Head], naive: str) -> Blend:
     """Weight the experts at every origin by what was known there, and at the head; `naive` names the expert that the others must beat.
 
-    `head` must name at least one expert.
+    `heads` must name at least one expert.
     """
-    names = tuple(record.said)
-    window = slice(lag, lag + steps)
-    truth = what_came(history, record)[:, window]
-    floor = history.floor
-    count = len(record.origins)
-    said = np.stack([record.said[name][:, window] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0, steps))
-    logs = np.log(np.maximum(said, 0.0) + floor)  # (origins, experts, steps)
-    realized = np.isfinite(truth).mean(axis=1) >= 0.5 if count else np.zeros(0, dtype=bool)
-    realized &= record.origins + lag + steps <= history.first + len(history) - 1
-    losses = _losses(said, truth, realized, floor)
-    rows_until_known = -(-(lag + steps) // record.stride)
-    weights = _weights(losses, history.day / record.stride, rows_until_known)
-    opinion: Bools = np.asarray(np.isfinite(logs).all(axis=2))
-    anyone: Bools = np.asarray(opinion.any(axis=1))
+    names = tuple(record.means)
+    floor, steps, count = history.floor, record.steps, len(record.origins)
+    after = record.origins - history.first + 1
+    came, peak_came, realized = what_came(history, after, steps)
+    at_knot = after + record.knot_of(record.origins)
+    knot_came = history.mean_between(at_knot, at_knot + 1)
+    said = np.stack([record.means[name] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0))
+    losses = np.abs(said - came[:, None])
+    losses[~realized] = np.nan
+    weights = _weights(losses, record.rows_per_day(history.day), -(-steps // record.stride))
+    opinion: Bools = np.isfinite(said)
     at_origins = _normalized(weights[:count], opinion)
-    path = np.exp(np.einsum("oe,oes->os", at_origins, np.where(opinion[:, :, None], logs, 0.0))) - floor
-    path = np.where(anyone[:, None], np.maximum(path, 0.0), np.nan)
-    present = np.array([name in head for name in names])
+    anyone: Bools = np.asarray(opinion.any(axis=1))
+    logs = np.where(opinion, np.log(np.maximum(said, 0.0) + floor), 0.0)
+    mean = np.where(anyone, np.maximum(np.exp((at_origins * logs).sum(axis=1)) - floor, 0.0), np.nan)
+    bends = np.stack([record.bends[name] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0))
+    knot = mean * (at_origins * np.where(opinion, np.clip(bends, 0.0, steps), 0.0)).sum(axis=1)
+    native = np.full((count, 3), np.nan)
+    voices = [(record.means[name].astype(np.float64), rows.astype(np.float64)) for name, rows in record.peaks.items()]
+    if voices:
+        native = _average([np.log(peak + floor) - np.log(mean_said + floor)[:, None] for mean_said, peak in voices])
+    present = np.array([name in heads for name in names])
     head_weights = _normalized(weights[-1:], present[None, :])[0]
-    head_logs = np.stack([np.log(head[name][window] + floor) if name in head else np.zeros(steps) for name in names])
+    head_logs = np.array([np.log(heads[name].mean + floor) if name in heads else 0.0 for name in names])
+    head_mean = max(float(np.exp(head_weights @ head_logs) - floor), 0.0)
+    shares = np.stack([_share(heads.get(name), steps) for name in names])
+    spoken = [np.log(head.peak + floor) - np.log(head.mean + floor) for head in heads.values() if head.peak is not None]
     return Blend(
-        origins=record.origins.astype(np.float64),
+        origins=record.origins,
         names=names,
         weights=at_origins,
-        path=path,
-        truth=truth,
-        realized=realized & np.isfinite(path).all(axis=1),
+        mean=mean,
+        knot=knot,
+        native=native,
+        came=came,
+        peak_came=peak_came,
+        knot_came=knot_came,
+        realized=realized & np.isfinite(mean),
         naive=said[:, names.index(naive)],
-        head=np.maximum(np.exp(head_weights @ head_logs) - floor, 0.0),
-        head_weights=head_weights,
         floor=floor,
+        head_weights=head_weights,
+        head_mean=head_mean,
+        head_path=head_mean * (head_weights @ shares),
+        head_native=np.mean(spoken, axis=0) if spoken else np.full(3, np.nan),
     )
 
 
-def what_came(history: History, record: TrackRecord) -> Floats:
-    """The loads after each origin of the record, NaN where they are unknown: shape (origins, record.steps)."""
-    padded = np.concatenate((history.values, np.full(record.steps, np.nan)))
-    at = record.origins[:, None] - history.first + np.arange(1, record.steps + 1)[None, :]
-    inside = (at >= 0) & (at < len(padded))
-    return np.asarray(np.where(inside, padded[np.clip(at, 0, len(padded) - 1)], np.nan))
+def what_came(history: History, after: Ints, steps: int) -> tuple[Floats, Floats, Bools]:
+    """Mean and peak of the `steps` steps from each position `after` on, and whether all of them have passed with half of them known."""
+    if not len(after):
+        return np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
+    mean = history.mean_between(after, after + steps)
+    realized: Bools = (after + steps <= len(history)) & (2 * history.known_between(after, after + steps) >= steps)
+    return mean, history.peak_between(after, steps), realized
 
 
-def _losses(said: Floats, truth: Floats, realized: Bools, floor: float) -> Floats:
-    """How wrong each expert was: log ratio of the window's mean, and of its last third, where a rise shows; NaN if unknown.
-
-    Shape (origins, experts).
-    """
-    steps = truth.shape[1]
-    losses = np.zeros(said.shape[:2])
-    for part in (slice(0, steps), slice(steps - max(1, steps // 3), steps)):
-        known = np.isfinite(truth[:, part])
-        number = known.sum(axis=1)
-        came = np.where(known, truth[:, part], 0.0).sum(axis=1) / np.maximum(number, 1)
-        expected = np.where(known[:, None, :], said[:, :, part], 0.0).sum(axis=2) / np.maximum(number, 1)[:, None]
-        error = np.abs(np.log((expected + floor) / (came[:, None] + floor)))
-        losses += 0.5 * np.where((number > 0)[:, None], error, 0.0)
-    return np.asarray(np.where(realized[:, None], losses, np.nan))
+def fading_sums(numbers: Floats, decay: float) -> Floats:
+    """At each row, the sum of the rows up to it, each worth `decay` (0 to 1) less per row of age. Shape as `numbers`."""
+    return np.asarray(lfilter([1.0], [1.0, -decay], numbers, axis=0), dtype=np.float64) if len(numbers) else numbers
 
 
 def _weights(losses: Floats, rows_per_day: float, rows_until_known: int) -> Floats:
     """Unnormalized weights at each origin and, in one more row, at the head: shape (origins + 1, experts)."""
-    decay = 0.5 ** (1.0 / max(1.0, rows_per_day * HALF_LIFE_DAYS))
+    weights = np.ones((len(losses) + 1, losses.shape[1]))
     known = np.isfinite(losses)
-    sums = fading_sums(np.where(known, losses, 0.0), decay)
-    counts = fading_sums(known.astype(np.float64), decay)
-    average = np.full((len(losses) + 1, losses.shape[1]), np.nan)
-    # the error of the path after row i is known rows_until_known rows later
-    late = min(rows_until_known, len(losses) + 1)
-    enough = counts > 1e-6
-    average[late:] = np.where(enough, sums / np.where(enough, counts, 1.0), np.nan)[: len(losses) + 1 - late]
-    if len(losses):
-        average[-1] = np.where(enough[-1], sums[-1] / np.where(enough[-1], counts[-1], 1.0), np.nan)
-    # an expert without a record yet is taken to be as good as the middle one of those that have one
-    has_record = np.isfinite(average)
-    ranked = np.sort(np.where(has_record, average, np.inf), axis=1)
-    number = has_record.sum(axis=1)
-    middle = np.where(number > 0, ranked[np.arange(len(ranked)), np.maximum(number - 1, 0) // 2], 1.0)
-    average = np.where(has_record, average, middle[:, None])
-    best = np.maximum(average.min(axis=1, keepdims=True), 1e-6)
-    return np.asarray((best / np.maximum(average, best)) ** SHARPNESS)
-
-
-def fading_sums(numbers: Floats, decay: float) -> Floats:
-    """At each row, the sum of the rows up to it, each worth `decay` (0 to 1) less per row of age. Shape as `numbers`.
-
-    Rows must not fade by more than 2^900 from the first to the last; a record of two days and half-lives above three minutes stay far below.
-    """
-    growth = decay ** -np.arange(len(numbers), dtype=np.float64)
-    growth = growth.reshape((-1,) + (1,) * (numbers.ndim - 1))
-    return np.asarray(np.cumsum(numbers * growth, axis=0) / growth, dtype=np.float64)
+    for half_life in HALF_LIVES_DAYS:
+        decay = 0.5 ** (1.0 / max(3.0, rows_per_day * half_life))
+        sums = fading_sums(np.where(known, losses, 0.0), decay)
+        counts = fading_sums(known.astype(np.float64), decay)
+        average = np.full(weights.shape, np.nan)
+        # the error of what was said after row i is known rows_until_known rows later
+        late = min(rows_until_known, len(losses) + 1)
+        enough = counts > 1e-6
+        so_far = np.where(enough, sums / np.where(enough, counts, 1.0), np.nan)
+        average[late:] = so_far[: len(losses) + 1 - late]
+        if len(losses):
+            average[-1] = so_far[-1]
+        # an expert without a record yet is taken to be as good as the middle one of those that have one
+        has_record = np.isfinite(average)
+        ranked = np.sort(np.where(has_record, average, np.inf), axis=1)
+        number = has_record.sum(axis=1)
+        middle = np.where(number > 0, ranked[np.arange(len(ranked)), np.maximum(number - 1, 0) // 2], 1.0)
+        average = np.where(has_record, average, middle[:, None])
+        best = np.maximum(average.min(axis=1, keepdims=True), 1e-12)
+        weights *= (best / np.maximum(average, best)) ** SHARPNESS
+    return weights
 
 
 def _normalized(weights: Floats, opinion: Bools) -> Floats:
@@ -143,3 +148,18 @@ def _normalized(weights: Floats, opinion: Bools) -> Floats:
     mine = np.where(opinion, np.maximum(mine, SMALLEST_WEIGHT), 0.0)
     total = mine.sum(axis=1, keepdims=True)
     return np.asarray(mine / np.where(total > 0, total, 1.0))
+
+
+def _average(voices: list[Floats]) -> Floats:
+    """The mean of what is known, cell by cell; NaN where nothing is."""
+    together = np.stack(voices)
+    known = np.isfinite(together)
+    number = known.sum(axis=0)
+    return np.asarray(np.where(number > 0, np.where(known, together, 0.0).sum(axis=0) / np.maximum(number, 1), np.nan))
+
+
+def _share(head: Head | None, steps: int) -> Floats:
+    """The path ÷ its mean; flat for an expert without a path, or one that says nothing will come."""
+    if head is None or head.path is None or not head.mean > 0:
+        return np.ones(steps)
+    return np.asarray(head.path / head.mean)

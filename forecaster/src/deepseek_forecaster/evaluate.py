@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .calibrate import covered
 from .ensemble import Blend
 from .models.expert import Floats
 
@@ -49,8 +48,8 @@ def coverage(said: Floats, came: Floats) -> float | None:
     return float((came[known] <= said[known]).mean()) if known.any() else None
 
 
-def judge(blended: Blend, rows_per_day: float, windows_per_row: float) -> Record:
-    """Hold the last day's blended paths against what came, and the naive expert's beside them.
+def judge(blended: Blend, hits: Floats, rows_per_day: float, windows_per_row: float) -> Record:
+    """Hold what was said over the last day against what came, and the naive expert's word beside it; `hits` are those of the p90 of the peak.
 
     The forecast is on probation when its WAPE of the horizon's mean is worse than the naive one by more than a tie, over at least 12 windows.
     """
@@ -58,15 +57,8 @@ def judge(blended: Blend, rows_per_day: float, windows_per_row: float) -> Record
     rows = rows[rows >= len(blended.origins) - max(1.0, rows_per_day)]
     if not len(rows):
         return Record(None, None, None, False)
-    known = np.isfinite(blended.truth[rows])
-    number = known.sum(axis=1)
-
-    def window_mean(path: Floats) -> Floats:
-        return np.asarray(np.where(known, path, 0.0).sum(axis=1) / number)
-
-    came = window_mean(np.where(known, blended.truth[rows], 0.0))
-    own, naive = wape(window_mean(blended.path[rows]), came), wape(window_mean(blended.naive[rows]), came)
-    hits = covered(blended, 0.9, rows_per_day, windows_per_row, len(rows))
+    came = blended.came[rows]
+    own, naive = wape(blended.mean[rows], came), wape(blended.naive[rows], came)
     enough = len(rows) * windows_per_row >= PROBATION_WINDOWS
     worse = own is not None and naive is not None and own > PROBATION_MARGIN * naive + PROBATION_ALLOWANCE
-    return Record(own, naive, float(hits.mean()), bool(enough and worse))
+    return Record(own, naive, float(hits.mean()) if len(hits) else None, bool(enough and worse))

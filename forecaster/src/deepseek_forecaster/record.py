@@ -1,7 +1,6 @@
-"""The track record: what each expert said after each of the recent origins, so that it can be held against what came.
+"""The track record: what each expert said of the horizon after each of the recent origins, so that it can be held against what came.
 
-It is a pure function of the history and the fitted experts (an expert is only judged on what it was not trained on), so a restart rebuilds the
-same record and forecasts the same.
+What was said stays said: an expert fitted anew speaks from then on, and is judged by nothing that it was taught with.
 """
 
 from __future__ import annotations
@@ -14,92 +13,170 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .models.expert import Bools, Expert, Floats, History, Ints
+from .models.expert import PEAK_QUANTILES, Bools, Expert, Floats, History, Ints, Outlook, outlook_of
 
 log = logging.getLogger(__name__)
 
-DAYS_KEPT = 2.0
+DAYS_KEPT = 10.0
 ORIGINS_KEPT = 1_500
-CELLS_KEPT = 150_000
-"""Origins × steps per expert: 0.6 MB in single precision."""
 LAG_STEPS = 3
-"""Room in each path for samples that are not in yet: a forecast issued now may stand on a value three steps old and keep its calibration."""
+"""A forecast may stand on a value that many steps old and is then prepared for: the steps not yet seen count as part of the horizon."""
+KNOTS = 12
+"""The path is judged at one of at most this many steps of the horizon after each origin, in turn."""
+MOST = 1e300
+"""No load is larger than this."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """An expert at work. `since` is the first grid index it may be judged from: what lies before it was learned from (0: nothing was)."""
+    """An expert at work. `since` is the first grid index it may be judged from: what lies before it was learned from (0: nothing was).
+
+    `before` is the fit that it took over from: it speaks for the older origins when a record is built anew.
+    """
 
     expert: Expert
     since: int = 0
     trained_at: float | None = None
+    before: Member | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one expert says after the end of the history: the horizon's mean, its path (steps,), and its peak quantiles, if any."""
+
+    mean: float
+    path: Floats | None
+    peak: Floats | None
 
 
 class TrackRecord:
-    """What was said: for each member an array (origins, steps) of loads; `origins` are grid indices, `stride` apart, oldest first."""
+    """What was said of the `steps` steps after each of `origins` (grid indices, `stride` apart, oldest first).
+
+    For each member `means` (origins,); `bends` (origins,), its path at the origin's knot ÷ its mean; and `peaks` (origins, 3) if it has any.
+    """
 
     def __init__(self, day: float, steps: int) -> None:
         self.steps = steps
-        kept = max(64, min(ORIGINS_KEPT, CELLS_KEPT // steps))
-        # a stride of up to a quarter of the path loses little: neighbouring windows overlap and say nearly the same
-        self.stride = max(1, min(math.ceil(DAYS_KEPT * day / kept), steps // 4))
-        self.kept = min(kept, math.ceil(DAYS_KEPT * day / self.stride))
+        # overlapping windows say nearly the same; five minutes of the day apart they still follow a change at once
+        self.stride = max(1, min(math.ceil(DAYS_KEPT * day / ORIGINS_KEPT), max(steps // 2, round(day / 288))))
+        self.kept = max(64, min(ORIGINS_KEPT, math.ceil(DAYS_KEPT * day / self.stride)))
+        self.knots: Ints = np.unique(np.linspace(0, steps - 1, min(steps, KNOTS)).round().astype(np.int64))
         self.origins: Ints = np.zeros(0, dtype=np.int64)
-        self.said: dict[str, NDArray[np.float32]] = {}
+        self.means: dict[str, NDArray[np.float32]] = {}
+        self.bends: dict[str, NDArray[np.float32]] = {}
+        self.peaks: dict[str, NDArray[np.float32]] = {}
         self.failures: dict[str, str] = {}
 
-    def extend(self, history: History, members: Sequence[Member]) -> None:
-        """Let every member speak after each origin the record does not have yet, up to the end of the history."""
+    @property
+    def windows_per_row(self) -> float:
+        """How many independent windows one origin stands for."""
+        return min(1.0, self.stride / self.steps)
+
+    def rows_per_day(self, day: float) -> float:
+        """Origins in a day of so many steps."""
+        return day / self.stride
+
+    def knot_of(self, origins: Ints) -> Ints:
+        """The step of the path that each origin is judged at."""
+        return np.asarray(self.knots[(origins // self.stride) % len(self.knots)])
+
+    def extend(self, history: History, members: Sequence[Member]) -> int:
+        """Let every member speak after each origin the record does not have yet, up to the end of the history; gives how many those were."""
         last = history.first + len(history) - 1
         newest = int(self.origins[-1]) if len(self.origins) else history.first - 1
         oldest = max(newest + 1, history.first, last - self.kept * self.stride + 1)
         added = np.arange(-(-oldest // self.stride) * self.stride, last + 1, self.stride, dtype=np.int64)
         if not len(added):
-            return
-        origins = np.concatenate((self.origins, added))[-self.kept :]
+            return 0
+        before = len(self.origins)
+        self.origins = np.concatenate((self.origins, added))[-self.kept :]
         for member in members:
-            name = member.expert.name
-            rows = self._speak(member, history, added)
-            before = self.said.get(name, np.full((len(self.origins), self.steps), np.nan, dtype=np.float32))
-            self.said[name] = np.concatenate((before, rows))[-self.kept :]
-        self.origins = origins
+            self._append(member.expert.name, before, *self._speak(member, history, added))
+        return len(added)
 
-    def replace(self, history: History, member: Member) -> None:
-        """Let a newly fitted member speak after every origin of the record."""
-        self.said[member.expert.name] = self._speak(member, history, self.origins)
+    def introduce(self, history: History, member: Member) -> None:
+        """Let a member that never spoke before speak after every origin it may be judged by."""
+        self._append(member.expert.name, 0, *self._speak(member, history, self.origins))
 
-    def head(self, history: History, members: Sequence[Member]) -> dict[str, Floats]:
-        """What each member says now, after the end of the history: shape (steps,) each; those without an opinion are left out."""
+    def heads(self, history: History, members: Sequence[Member]) -> dict[str, Head]:
+        """What each member says now, after the end of the history; those without an opinion are left out."""
         origin = np.array([history.first + len(history) - 1])
-        spoken = {member.expert.name: self._speak(member, history, origin, judged=False)[0] for member in members}
-        return {name: path.astype(np.float64) for name, path in spoken.items() if np.isfinite(path).all()}
+        heads = {}
+        for member in members:
+            said = self._ask(member, history, origin)
+            if said is not None and np.isfinite(said.mean[0]):
+                path = None if said.path is None else np.asarray(said.path[0], dtype=np.float64)
+                heads[member.expert.name] = Head(float(said.mean[0]), path, None if said.peak is None else said.peak[0])
+        return heads
 
-    def _speak(self, member: Member, history: History, origins: Ints, judged: bool = True) -> NDArray[np.float32]:
-        """What a member says after the origins; rows it may not be judged by, or that are not finite, are NaN. Shape (origins, steps)."""
+    def _append(self, name: str, before: int, means: Floats, bends: Floats, peaks: Floats | None) -> None:
+        def joined(rows: NDArray[np.float32] | None, added: Floats) -> NDArray[np.float32]:
+            earlier = np.full((before, *added.shape[1:]), np.nan, dtype=np.float32) if rows is None or not before else rows
+            return np.concatenate((earlier, added.astype(np.float32)))[-self.kept :]
+
+        self.means[name] = joined(self.means.get(name), means)
+        self.bends[name] = joined(self.bends.get(name), bends)
+        if peaks is not None or name in self.peaks:
+            said = np.full((len(means), len(PEAK_QUANTILES)), np.nan) if peaks is None else peaks
+            self.peaks[name] = joined(self.peaks.get(name), said)
+
+    def _speak(self, member: Member, history: History, origins: Ints) -> tuple[Floats, Floats, Floats | None]:
+        """Means, bends and peaks after the origins that the member, or the fit before it, may be judged by; the others are NaN."""
+        means, bends = np.full(len(origins), np.nan), np.full(len(origins), np.nan)
+        peaks: Floats | None = None
+        fits, until = [member], history.first + len(history)
+        while (earlier := fits[-1].before) is not None:
+            fits.append(earlier)
+        for one in fits if len(origins) else []:
+            mine = (origins >= one.since) & (origins >= history.first) & (origins < until)
+            said = self._ask(one, history, origins[mine]) if mine.any() else None
+            if said is not None:
+                means[mine] = said.mean
+                bends[mine] = _bends(said, self.knot_of(origins[mine]))
+                if said.peak is not None:
+                    peaks = np.full((len(origins), len(PEAK_QUANTILES)), np.nan) if peaks is None else peaks
+                    peaks[mine] = said.peak
+            until = min(until, one.since)
+        return means, bends, peaks
+
+    def _ask(self, member: Member, history: History, origins: Ints) -> Outlook | None:
+        """What the member says; None when it fails, a row NaN where it has no opinion or what it says is no load."""
         name = member.expert.name
-        rows = np.full((len(origins), self.steps), np.nan, dtype=np.float32)
-        open_to_judgement = (origins >= member.since) & (origins >= history.first) if judged else np.ones(len(origins), dtype=bool)
-        if not open_to_judgement.any():
-            return rows
         try:
             with np.errstate(all="ignore"):
-                said = member.expert.predict_many(history, origins[open_to_judgement] - history.first, self.steps)
-            if said.shape != (int(open_to_judgement.sum()), self.steps):
-                raise ValueError(f"a path must have the shape {(int(open_to_judgement.sum()), self.steps)}, had {said.shape}")
+                said = outlook_of(member.expert, history, origins - history.first, self.steps)
+            for answer, shape in ((said.mean, ()), (said.path, (self.steps,)), (said.peak, (len(PEAK_QUANTILES),))):
+                if answer is not None and answer.shape != (len(origins), *shape):
+                    raise ValueError(f"an answer must have the shape {(len(origins), *shape)}, had {answer.shape}")
         except Exception as error:  # an expert may fail in any way; the others answer
             self._failed(name, f"{type(error).__name__}: {error}")
-            return rows
-        silent: Bools = np.asarray(np.isnan(said).all(axis=1))
-        broken: Bools = ~silent & ~(np.isfinite(said) & (said >= 0.0) & (said <= np.finfo(np.float32).max)).all(axis=1)
+            return None
+        whole = [answer.reshape(len(origins), -1) for answer in (said.mean, said.path, said.peak) if answer is not None]
+        rows = np.concatenate(whole, axis=1)
+        silent: Bools = np.asarray(np.isnan(rows).all(axis=1))
+        broken: Bools = ~silent & ~(np.isfinite(rows) & (rows >= 0.0) & (rows <= np.finfo(np.float32).max)).all(axis=1)
         if broken.any():
-            self._failed(name, f"{int(broken.sum())} of {len(said)} paths were negative or not finite")
-            said = np.where(broken[:, None], np.nan, said)
-        else:
-            self.failures.pop(name, None)
-        rows[open_to_judgement] = said
-        return rows
+            self._failed(name, f"{int(broken.sum())} of {len(rows)} answers were negative or not finite")
+            return Outlook(*(None if answer is None else _without(answer, broken) for answer in (said.mean, said.path, said.peak)))  # type: ignore[arg-type]
+        self.failures.pop(name, None)
+        return said
 
     def _failed(self, name: str, reason: str) -> None:
         if self.failures.get(name) != reason:
             log.warning("expert %s is left out: %s", name, reason)
         self.failures[name] = reason
+
+
+def _bends(said: Outlook, knots: Ints) -> Floats:
+    """The path at each row's knot ÷ the mean; 1 without a path."""
+    if said.path is None:
+        return np.ones(len(said.mean))
+    at = said.path[np.arange(len(knots)), knots]
+    with np.errstate(all="ignore"):
+        return np.asarray(np.where(said.mean > 0, at / said.mean, 1.0))
+
+
+def _without(answer: Floats, broken: Bools) -> Floats:
+    answer = np.array(answer, dtype=np.float64)
+    answer[broken] = np.nan
+    return answer

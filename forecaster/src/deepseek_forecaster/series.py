@@ -6,14 +6,13 @@ from another thread at any moment and never waits.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .calibrate import Calibrated, calibrate
+from .calibrate import Calibrated, Calibration
 from .ensemble import Blend, blend
 from .evaluate import Record, judge
 from .models import UNTRAINED, new_expert
@@ -23,8 +22,8 @@ from .record import LAG_STEPS, Member, TrackRecord
 from .types import MEAN, Forecast, quantile_key
 
 NAIVE = LastValue.name
-JUDGED_EVERY = 0.25
-"""The day's record (WAPE, coverage) is taken anew after a quarter of a horizon, or one step."""
+HORIZONS_KEPT = 4
+"""A record is kept for each of the horizons asked for lately, at most for so many."""
 
 
 class NoForecastError(ValueError):
@@ -38,20 +37,33 @@ With the least history the prior's p95 is 2.7 times the load, so it is not cut."
 
 
 @dataclass(frozen=True)
+class Issued:
+    """What holds after the end of a view's history for one length of horizon."""
+
+    calibrated: Calibrated
+    how: Record
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class View:
-    """What was known at one moment; never changed after it is published (the caches only save work)."""
+    """What was known at one moment; never changed after it is published. `last` is the grid index of the newest known sample."""
 
     history: History
-    record: TrackRecord
-    members: dict[str, Member]
-    head: dict[str, Floats]
-    blends: dict[tuple[int, int], Blend] = field(default_factory=dict)
-    calibrations: dict[tuple[int, int, tuple[float, ...], float], Calibrated] = field(default_factory=dict)
+    last: int
+    known_seconds: float
+    highest: float
+    trained_at: float | None
+    issued: Mapping[int, Issued]
+    failures: Mapping[str, str]
 
-    @property
-    def last(self) -> int:
-        """The grid index of the newest known sample; the history holds at least one."""
-        return self.history.first + int(np.flatnonzero(np.isfinite(self.history.values))[-1])
+
+@dataclass
+class Track:
+    """All that is remembered about one length of horizon."""
+
+    record: TrackRecord
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 class SeriesForecaster:
@@ -63,62 +75,85 @@ class SeriesForecaster:
         self.day = season_seconds / step_seconds
         self._fast = {name: Member(new_expert(name)) for name in UNTRAINED if experts is None or name in (*experts, NAIVE)}
         self._trained: dict[str, Member] = {}
-        self._steps = 10
-        self._asked: dict[tuple[int, tuple[float, ...]], float] = {}
+        self._steps = 1
+        self._asked: dict[int, float] = {}
+        self._tracks: dict[int, Track] = {}
         self._view: View | None = None
-        self._judged: dict[int, tuple[int, Record]] = {}
 
     @property
     def steps(self) -> int:
-        """The longest path the record is kept for: what was asked for, rounded up so that a slightly longer horizon changes nothing."""
+        """The longest horizon that the experts are to learn: what was asked for, rounded up so that a slightly longer one changes nothing."""
         return self._steps
 
     @property
     def failures(self) -> dict[str, str]:
         """The experts that are left out, each with its reason."""
-        return dict(self._view.record.failures) if self._view else {}
+        return dict(self._view.failures) if self._view else {}
 
     @property
     def history(self) -> History | None:
         """The history of the newest view."""
         return self._view.history if self._view else None
 
+    @property
+    def known_seconds(self) -> float:
+        """How much of the newest view's history is known."""
+        return self._view.known_seconds if self._view else 0.0
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weights of the experts in the newest view, for the horizon asked for last."""
+        if self._view is None:
+            return {}
+        steps = max(self._asked, key=lambda one: self._asked[one], default=0)
+        issued = self._view.issued.get(steps) or next(iter(self._view.issued.values()), None)
+        return issued.weights if issued else {}
+
     def wants(self, steps: int) -> bool:
         """Note that paths of this length are asked for; True when they are longer than the experts were asked to learn so far."""
         if steps <= self._steps:
             return False
-        self._steps = max(steps, min(math.ceil(1.25 * steps), steps + 300))
+        grown = self._steps > 1
+        # the first question is taken as it is; a horizon that grows, as measured cold starts do, gets room to grow further
+        self._steps = max(steps, min(math.ceil(1.25 * steps), steps + 300)) if grown else steps
         return True
 
     def expect(self, horizon_seconds: int, quantiles: Sequence[float]) -> None:
-        """Prepare each view for this question, as if it had been asked before."""
-        self._asked[math.ceil(horizon_seconds / self.step_seconds), tuple(sorted(quantiles))] = 0.0
+        """Prepare each view for a question about this horizon, as if it had been asked before; any quantile can be asked of it."""
+        self._asked[math.ceil(horizon_seconds / self.step_seconds)] = 0.0
+
+    def knows(self, name: str) -> bool:
+        """Whether a fit of this expert has been taken on."""
+        return name in self._trained
 
     def adopt(self, member: Member) -> None:
         """Take a newly fitted expert on; it speaks from the next `observe` on."""
         self._trained = {**self._trained, member.expert.name: member}
 
     def observe(self, history: History) -> None:
-        """Publish a view of this history: extend the record (or rebuild what has changed) and let each member speak."""
-        if not np.isfinite(history.values).any():
+        """Publish a view of this history: extend the records and let each member speak."""
+        known = np.flatnonzero(np.isfinite(history.values))
+        if not len(known):
             return
-        members = {**self._fast, **self._trained}
-        before = self._view
-        if before is not None and before.record.steps == self._steps + LAG_STEPS:
-            record = copy.copy(before.record)
-            record.said, record.failures = dict(record.said), dict(record.failures)
-            for name, member in members.items():
-                if before.members.get(name) is not member:
-                    record.replace(history, member)
-        else:
-            record = TrackRecord(self.day, self._steps + LAG_STEPS)
-        record.extend(history, list(members.values()))
-        view = View(history, record, members, record.head(history, list(members.values())))
-        for steps, quantiles in list(self._asked)[-4:]:
-            for lag in (0, 1):
-                self._calibrated(view, lag, steps, quantiles, 1.0)
-            self._judge(view, steps)
-        self._view = view
+        members = list({**self._fast, **self._trained}.values())
+        lengths = list(self._asked)[-HORIZONS_KEPT:] or [history.window]
+        self._tracks = {steps: self._tracks.get(steps) or Track(TrackRecord(self.day, steps)) for steps in lengths}
+        failures: dict[str, str] = {}
+        issued: dict[int, Issued] = {}
+        for steps, track in self._tracks.items():
+            issued[steps] = _issue(history, track, members)
+            failures |= track.record.failures
+        trained = [member.trained_at for member in members if member.trained_at is not None]
+        self._view = View(
+            # what was derived from the values while the experts spoke is not kept
+            history=History(history.values, history.first, history.day, history.given_floor),
+            last=history.first + int(known[-1]),
+            known_seconds=float(len(known) * self.step_seconds),
+            highest=float(history.values[known].max()),
+            trained_at=max(trained) if trained else None,
+            issued=issued,
+            failures=failures,
+        )
 
     def forecast(self, series: str, now: float, horizon_seconds: int, quantiles: Sequence[float]) -> Forecast:
         """The forecast over [now, now + horizon].
@@ -135,62 +170,70 @@ class SeriesForecaster:
             raise NoForecastError(f"the newest sample must be at most {allowed} s old (the horizon, or 10 steps), was {age} s")
         lag = max(0, lag)
         asked = tuple(sorted(quantiles))
-        self._asked.pop((steps, asked), None)
-        self._asked[steps, asked] = now
-        while len(self._asked) > 8:
-            self._asked.pop(next(iter(self._asked)), None)
-        # what the record cannot hold (a much longer horizon than before, a late sample) is answered from its last steps, and wider
-        window = min(steps, view.record.steps)
-        used_lag = min(lag, view.record.steps - window, LAG_STEPS)
-        stale = math.sqrt((steps + lag) / (window + used_lag))
-        calibrated = self._calibrated(view, used_lag, window, asked, stale)
-        blended = view.blends[used_lag, window]
-        how = self._judge(view, window)
-        rows = {MEAN: blended.head} | {quantile_key(q): row for q, row in zip(asked, calibrated.path, strict=True)}
-        trained = [member.trained_at for member in view.members.values() if member.trained_at is not None]
+        # the steps that are not in yet are forecast like those to come
+        window = steps + lag
+        self._note(steps + min(lag, LAG_STEPS), now)
+        prepared = _nearest(list(view.issued), window)
+        # what no record is kept for (a much longer horizon than before, a late sample) is answered from the nearest there is, and wider
+        wider = math.sqrt(max(1.0, window / prepared))
+        issued = view.issued[prepared]
+        ceiling = max(HEADROOM * view.highest, float(issued.calibrated.path.max()))
+        peak = np.minimum(issued.calibrated.peak(asked, wider), ceiling)
+        along = np.minimum(issued.calibrated.steps(asked, wider), ceiling)
+        rows = {MEAN: _ahead(issued.calibrated.path, lag, steps)}
+        rows |= {quantile_key(q): _ahead(row, lag, steps) for q, row in zip(asked, along, strict=True)}
+        mean = issued.calibrated.mean if prepared == steps and not lag else sum(rows[MEAN]) / steps
         return Forecast(
             series=series,
             issued_at=now,
             step_seconds=self.step_seconds,
             horizon_seconds=horizon_seconds,
-            mean=_finite(blended.head.mean()),
-            peak={q: _finite(load) for q, load in zip(asked, calibrated.peak, strict=True)},
-            path={key: _stretched(row, steps) for key, row in rows.items()},
-            models={name: min(1.0, float(weight)) for name, weight in zip(blended.names, blended.head_weights, strict=True) if weight > 0},
-            history_seconds=float(int(np.isfinite(view.history.values).sum()) * self.step_seconds),
-            trained_at=max(trained) if trained else None,
-            on_probation=how.on_probation,
-            recent_wape=how.wape,
-            naive_wape=how.naive_wape,
-            coverage90=how.coverage90,
+            mean=_finite(mean),
+            peak={q: _finite(load) for q, load in zip(asked, peak.tolist(), strict=True)},
+            path=rows,
+            models=issued.weights,
+            history_seconds=view.known_seconds,
+            trained_at=view.trained_at,
+            on_probation=issued.how.on_probation,
+            recent_wape=issued.how.wape,
+            naive_wape=issued.how.naive_wape,
+            coverage90=issued.how.coverage90,
         )
 
-    def _calibrated(self, view: View, lag: int, steps: int, quantiles: tuple[float, ...], stale: float) -> Calibrated:
-        steps = min(steps, view.record.steps)
-        key = (lag, steps, quantiles, round(stale, 3))
-        if key not in view.calibrations:
-            blended = self._blend(view, lag, steps)
-            rows_per_day, windows_per_row = self._rates(view, steps)
-            free = calibrate(blended, quantiles, rows_per_day, windows_per_row, stale)
-            view.calibrations[key] = free.below(HEADROOM * max(float(np.nanmax(view.history.values)), float(blended.head.max())))
-        return view.calibrations[key]
+    def _note(self, window: int, now: float) -> None:
+        """Keep this length of horizon among those that a record is kept for; the one asked for longest ago makes room."""
+        if window in self._asked:
+            self._asked[window] = now
+            return
+        asked = {**self._asked, window: now}
+        while len(asked) > HORIZONS_KEPT:
+            asked.pop(min(asked, key=lambda one: asked[one]))
+        self._asked = asked
 
-    def _blend(self, view: View, lag: int, steps: int) -> Blend:
-        if (lag, steps) not in view.blends:
-            view.blends[lag, steps] = blend(view.history, view.record, view.head, lag, steps, NAIVE)
-        return view.blends[lag, steps]
 
-    def _judge(self, view: View, steps: int) -> Record:
-        steps = min(steps, view.record.steps)
-        at, how = self._judged.get(steps, (-1, None))
-        if how is None or abs(view.last - at) >= max(1.0, JUDGED_EVERY * steps):
-            how = judge(self._blend(view, 0, steps), *self._rates(view, steps))
-            self._judged[steps] = (view.last, how)
-        return how
+def _issue(history: History, track: Track, members: Sequence[Member]) -> Issued:
+    record = track.record
+    record.extend(history, members)
+    for member in members:
+        rows = record.means.get(member.expert.name)
+        if rows is None or (member.since > 0 and not np.isfinite(rows).any()):
+            record.introduce(history, member)
+    blended = blend(history, record, record.heads(history, members), NAIVE)
+    rows_per_day, windows_per_row = record.rows_per_day(history.day), record.windows_per_row
+    calibrated = track.calibration.extend(blended, rows_per_day, windows_per_row)
+    hits = track.calibration.hits(blended, 0.9, max(1, round(rows_per_day)))
+    return Issued(calibrated, judge(blended, hits, rows_per_day, windows_per_row), _weights(blended))
 
-    def _rates(self, view: View, steps: int) -> tuple[float, float]:
-        """Rows of the record per day, and independent windows per row."""
-        return view.history.day / view.record.stride, min(1.0, view.record.stride / steps)
+
+def _weights(blended: Blend) -> dict[str, float]:
+    """The weight of each expert that speaks."""
+    return {name: min(1.0, float(weight)) for name, weight in zip(blended.names, blended.head_weights, strict=True) if weight > 0}
+
+
+def _nearest(prepared: Sequence[int], window: int) -> int:
+    """The shortest prepared length that holds the window, or the longest there is."""
+    longer = [steps for steps in prepared if steps >= window]
+    return min(longer) if longer else max(prepared)
 
 
 def _finite(load: float) -> float:
@@ -198,6 +241,7 @@ def _finite(load: float) -> float:
     return float(min(max(load, 0.0), 1e300))
 
 
-def _stretched(row: Floats, steps: int) -> tuple[float, ...]:
-    """The row with its last value repeated up to `steps`."""
-    return tuple(_finite(load) for load in row) + (_finite(row[-1]),) * (steps - len(row))
+def _ahead(row: Floats, lag: int, steps: int) -> tuple[float, ...]:
+    """`steps` values of the row from `lag` on, the last one repeated where it ends before."""
+    taken = [_finite(load) for load in row[min(lag, len(row) - 1) :][:steps].tolist()]
+    return tuple(taken) + (taken[-1],) * (steps - len(taken))

@@ -1,11 +1,13 @@
 """The ensemble and its quantiles: who gets weight, who is left out, and how often the peak stays within what was said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_forecaster.calibrate import calibrate, weighted_quantiles
+from deepseek_forecaster.calibrate import Calibration, ranked
 from deepseek_forecaster.ensemble import SMALLEST_WEIGHT, Blend, fading_sums
 from deepseek_forecaster.evaluate import coverage, judge, pinball, wape
 from deepseek_forecaster.models.expert import Floats, History, Ints, Untrained
@@ -45,6 +47,7 @@ def noisy(days: float, spread: float = 0.1, seed: int = 3) -> np.ndarray:
 
 
 def ask(forecaster: SeriesForecaster, values: np.ndarray, steps: int = 10) -> object:
+    forecaster.expect(steps * 60, QUANTILES)
     forecaster.observe(History(values, 0, DAY))
     return forecaster.forecast("a", (len(values) - 1) * 60 + 1.0, steps * 60, QUANTILES)
 
@@ -87,7 +90,7 @@ def test_the_expert_that_is_right_gets_most_of_the_weight_and_one_ten_times_too_
 
 
 @pytest.mark.parametrize(
-    ("since", "least", "most"), [(0, 0.9, 1.0), (425, 0.1, 0.6)], ids=["judged by all", "judged by the last 6, of which nothing has come"]
+    ("since", "least", "most"), [(0, 0.9, 1.0), (425, 0.001, 0.6)], ids=["judged by all", "judged by the last 6, of which nothing has come"]
 )
 def test_an_expert_that_remembers_what_it_has_learned_from_earns_no_weight_by_it(since: int, least: float, most: float) -> None:
     values = noisy(3)
@@ -101,23 +104,35 @@ def test_an_expert_that_remembers_what_it_has_learned_from_earns_no_weight_by_it
     assert least <= ask(forecaster, values).models["memory"] <= most  # type: ignore[attr-defined]
 
 
-def test_no_single_step_is_expected_to_exceed_the_peak_of_them_all() -> None:
-    # the first step always came fifty times higher than said, the peak always as said
-    came, said = np.tile([50.0, 100.0], (40, 1)), np.tile([1.0, 100.0], (40, 1))
-    blended = Blend(
-        origins=np.arange(40, dtype=np.float64),
+def a_blend(own: np.ndarray, came: np.ndarray, naive: np.ndarray) -> Blend:
+    """One that said `own` of windows of one step, of which `came` came."""
+    count = len(came)
+    return Blend(
+        origins=np.arange(count),
         names=("last_value",),
-        weights=np.ones((40, 1)),
-        path=said,
-        truth=came,
-        realized=np.ones(40, dtype=bool),
-        naive=said,
-        head=np.array([100.0, 100.0]),
+        weights=np.ones((count, 1)),
+        mean=own,
+        knot=own,
+        native=np.full((count, 3), np.nan),
+        came=came,
+        peak_came=came,
+        knot_came=came,
+        realized=np.ones(count, dtype=bool),
+        naive=naive,
+        floor=1.0,
         head_weights=np.ones(1),
-        floor=0.01,
+        head_mean=100.0,
+        head_path=np.array([100.0]),
+        head_native=np.full(3, np.nan),
     )
-    quantiles = calibrate(blended, QUANTILES, rows_per_day=144.0, windows_per_row=0.5, stale=1.0)
-    assert (quantiles.path <= quantiles.peak[:, None]).all()
+
+
+def test_no_single_step_is_expected_to_exceed_the_peak_of_them_all() -> None:
+    # the step at the knot always came fifty times higher than said, the peak always as said
+    came = np.full(40, 100.0)
+    blended = replace(a_blend(came, came, came), knot=came / 50)
+    quantiles = Calibration().extend(blended, rows_per_day=144.0, windows_per_row=0.5)
+    assert (quantiles.steps(QUANTILES) <= quantiles.peak(QUANTILES)[:, None]).all()
 
 
 def test_where_nothing_beats_the_last_value_the_ensemble_is_not_on_probation() -> None:
@@ -142,20 +157,9 @@ def test_where_nothing_beats_the_last_value_the_ensemble_is_not_on_probation() -
 def test_probation_is_for_a_day_worse_than_the_last_value_which_was_10_percent_wrong(
     own_error: float, origins: int, on_probation: bool
 ) -> None:
-    came = np.full((origins, 1), 100.0)
-    blended = Blend(
-        origins=np.arange(origins, dtype=np.float64),
-        names=("last_value",),
-        weights=np.ones((origins, 1)),
-        path=came * (1 + own_error),
-        truth=came,
-        realized=np.ones(origins, dtype=bool),
-        naive=came * 1.1,
-        head=np.array([100.0]),
-        head_weights=np.ones(1),
-        floor=1.0,
-    )
-    how = judge(blended, rows_per_day=144.0, windows_per_row=1.0)
+    came = np.full(origins, 100.0)
+    blended = a_blend(came * (1 + own_error), came, came * 1.1)
+    how = judge(blended, np.ones(origins), rows_per_day=144.0, windows_per_row=1.0)
     assert how.on_probation is on_probation
     assert how.wape == pytest.approx(own_error)
     assert how.naive_wape == pytest.approx(0.1)
@@ -186,10 +190,9 @@ def test_over_two_days_of_noise_95_of_100_peaks_stay_within_p95() -> None:
     assert 0.90 <= np.mean(hits) <= 0.99
 
 
-@given(st.lists(st.floats(-5, 5), max_size=60), st.lists(st.floats(0.001, 0.999), min_size=2, max_size=6))
-def test_quantiles_of_errors_rise_with_the_quantile(errors: list[float], quantiles: list[float]) -> None:
-    given_errors = np.array(errors, dtype=np.float64)
-    answers = weighted_quantiles(given_errors, np.full(len(errors), 0.3), np.sort(np.array(quantiles)))
+@given(st.lists(st.floats(-50, 50), max_size=60), st.lists(st.floats(0.0001, 0.9999), min_size=2, max_size=6))
+def test_scores_rise_with_the_level_also_beyond_what_was_ever_seen(scores: list[float], levels: list[float]) -> None:
+    answers = ranked(np.array(scores, dtype=np.float64), np.ones(len(scores)), 0.3).at(np.sort(np.array(levels)))
     assert np.isfinite(answers).all()
     assert (np.diff(answers) >= 0).all()
 

@@ -126,7 +126,7 @@ def test_the_lstm_learns_the_daily_wave_and_two_fits_are_the_same() -> None:
 
 
 def test_an_unknown_expert_is_refused_with_the_allowed_names() -> None:
-    with pytest.raises(ValueError, match="must be one of last_value, ten_minute_mean, seasonal_naive, arima, lstm"):
+    with pytest.raises(ValueError, match="must be one of last_value, ten_minute_mean, ses, holt, seasonal_naive, arima, boosting, lstm"):
         new_expert("oracle")
 
 

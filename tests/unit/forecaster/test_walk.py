@@ -37,7 +37,7 @@ def test_a_walk_issues_what_the_live_forecaster_does() -> None:
     walked = list(walk(values, STEP, start=2_100, horizon_seconds=600, quantiles=(0.5, 0.9), experts=QUICK))
     live = SeriesForecaster(STEP, 86_400, QUICK)
     for i in range(2_100, 2_161):
-        live.observe(History(values[:i], 0, 1_440))
+        live.observe(History(values[:i], 1, 1_440))
     again = live.forecast("trace", 2_160.0 * STEP, 600, (0.5, 0.9))
     assert len(walked) == 61
     assert walked[-1].mean == pytest.approx(again.mean)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from .expert import Expert
 from .last_value import LastValue
 from .seasonal_naive import SeasonalNaive
+from .smoothing import Holt, Ses
 from .ten_minute_mean import TenMinuteMean
 
-UNTRAINED = ("last_value", "ten_minute_mean", "seasonal_naive")
+UNTRAINED = ("last_value", "ten_minute_mean", "ses", "holt", "seasonal_naive")
 """The experts that learn nothing and speak from the first samples on."""
 
-TRAINABLE = ("arima", "lstm")
+TRAINABLE = ("arima", "boosting", "lstm")
 """The experts that have to be fitted before they can speak, in the order in which they are fitted."""
 
 
@@ -20,12 +21,20 @@ def new_expert(name: str) -> Expert:
         return LastValue()
     if name == "ten_minute_mean":
         return TenMinuteMean()
+    if name == "ses":
+        return Ses()
+    if name == "holt":
+        return Holt()
     if name == "seasonal_naive":
         return SeasonalNaive()
     if name == "arima":
         from .arima import Arima
 
         return Arima()
+    if name == "boosting":
+        from .boosting import Boosting
+
+        return Boosting()
     if name == "lstm":
         from .lstm import Lstm
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -17,7 +18,10 @@ State = Mapping[str, NDArray[Any]]
 """What a fitted expert remembers: plain arrays by name, so that saving it needs no pickle."""
 
 FLOOR_SHARE = 0.02
-"""Loads are compared as log(load + floor), the floor being 2 % of the mean load: an empty step is low, not minus infinity."""
+"""Loads are compared as log(load + floor), the floor being at least 2 % of the mean load: an empty step is low, not minus infinity."""
+NOISE_SHARE = 0.5
+"""… and at least half of the noise's own grain (variance ÷ mean; for Poisson counts the load of one request per step), at most half of the
+mean load: between 0 and 1 request lies no ratio worth learning. Out of 2 %, this and the whole grain, on the first 70 % of public traces."""
 
 
 class NotEnoughHistoryError(ValueError):
@@ -29,11 +33,13 @@ class History:
     """A demand series on its grid: `values[i]` is the mean load of the step that ends at (first + i) × step, NaN where it is unknown.
 
     `day` is the season's length in steps (1,440 at one minute); it need not be whole. The week is seven of them.
+    `given_floor` fixes `floor`, which is otherwise taken from the values: who looks at many origins at once keeps what comes later out of it.
     """
 
     values: Floats
     first: int
     day: float
+    given_floor: float | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -60,8 +66,47 @@ class History:
     @cached_property
     def floor(self) -> float:
         """What is added before a logarithm is taken, in units of work per second; above zero also when every load is zero."""
+        if self.given_floor is not None:
+            return self.given_floor
         known = self.values[np.isfinite(self.values)]
-        return max(1e-9, FLOOR_SHARE * float(known.mean())) if len(known) else 1e-9
+        mean = float(known.mean()) if len(known) else 0.0
+        if not mean > 1e-9:
+            return 1e-9
+        # neighbours differ by the noise of both: variance = mean square difference ÷ 2
+        grain = float(np.mean(np.square(np.diff(known) / mean))) / 2 * mean if len(known) > 1 else 0.0
+        return max(1e-9, FLOOR_SHARE * mean, min(NOISE_SHARE * grain, mean / 2))
+
+    @cached_property
+    def _running(self) -> tuple[Floats, Ints]:
+        """Sums and numbers of the known values before each position, one longer than the values."""
+        known = np.isfinite(self.values)
+        sums = np.concatenate(([0.0], np.cumsum(np.where(known, self.values, 0.0))))
+        return sums, np.concatenate(([0], np.cumsum(known)))
+
+    def mean_between(self, starts: Ints, ends: Ints) -> Floats:
+        """The mean of the known values at positions start … end − 1, NaN where none is known; shape as given."""
+        sums, counts = self._running
+        starts, ends = np.clip(starts, 0, len(self.values)), np.clip(ends, 0, len(self.values))
+        number = counts[ends] - counts[starts]
+        # a difference of running sums may come out a rounding error below zero
+        mean = np.maximum(sums[ends] - sums[starts], 0.0) / np.maximum(number, 1)
+        return np.asarray(np.where(number > 0, mean, np.nan))
+
+    def known_between(self, starts: Ints, ends: Ints) -> Ints:
+        """How many of the values at positions start … end − 1 are known; shape as given."""
+        _, counts = self._running
+        return np.asarray(counts[np.clip(ends, 0, len(self.values))] - counts[np.clip(starts, 0, len(self.values))])
+
+    def peak_between(self, starts: Ints, length: int) -> Floats:
+        """The largest known value at positions start … start + length − 1, NaN where none is known; shape as `starts`."""
+        low, high = int(starts.min()), int(starts.max()) + length
+        padded = np.full(high - low, -np.inf)
+        inside = self.values[max(low, 0) : max(high, 0)]
+        padded[max(low, 0) - low : max(low, 0) - low + len(inside)] = np.where(np.isfinite(inside), inside, -np.inf)
+        # the filter looks around each place; moved by half its length it looks ahead
+        ahead = maximum_filter1d(padded, length, mode="constant", cval=-np.inf, origin=-(length // 2))
+        peak = ahead[starts - low]
+        return np.asarray(np.where(np.isfinite(peak), peak, np.nan))
 
     @cached_property
     def logs(self) -> Floats:
@@ -87,7 +132,24 @@ class History:
 
     def until(self, position: int) -> History:
         """The history as it was known right after `position`."""
-        return History(self.values[: position + 1], self.first, self.day)
+        return History(self.values[: position + 1], self.first, self.day, self.given_floor)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an expert says after each of its origins, for the whole of the horizon, in units of work per second.
+
+    `mean` (origins,) is the median of the horizon's mean; `path` (origins, steps) how the load moves within it, None without an opinion;
+    `peak` (origins, len(PEAK_QUANTILES)) its own quantiles of the horizon's peak, None without an opinion.
+    """
+
+    mean: Floats
+    path: Floats | None = None
+    peak: Floats | None = None
+
+
+PEAK_QUANTILES = (0.1, 0.5, 0.9)
+"""The quantiles of the peak that an expert with an opinion on the spread gives."""
 
 
 class Expert(Protocol):
@@ -122,6 +184,23 @@ class Expert(Protocol):
     def restore(self, state: State) -> None:
         """Become what `state` was taken from; ValueError when it is not this expert's."""
         ...
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """An expert that forecasts the horizon's mean and peak themselves, not only the steps that make them."""
+
+    def outlook_many(self, history: History, origins: Ints, steps: int) -> Outlook:
+        """What is to be expected of the `steps` steps after each origin; rows are NaN where this expert has no opinion."""
+        ...
+
+
+def outlook_of(expert: Expert, history: History, origins: Ints, steps: int) -> Outlook:
+    """What the expert says of the horizon: its own answer, or what follows from its path."""
+    if isinstance(expert, Direct):
+        return expert.outlook_many(history, origins, steps)
+    path = expert.predict_many(history, origins, steps)
+    return Outlook(mean=path.mean(axis=1), path=path)
 
 
 def predict(expert: Expert, history: History, steps: int) -> Floats:
