@@ -43,7 +43,11 @@ class Clock:
         return self.now + self.jump
 
     def timestamp(self) -> str:
-        return datetime.fromtimestamp(self.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return _timestamp(self.now)
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # -------------------------------------------------------------------------------------------------------------- Kubernetes
@@ -313,8 +317,15 @@ class FakeKubeRay:
             status = "True" if answering else "False"
             before = (pod["status"].get("conditions") or [{}])[0]
             if before.get("status") != status:
-                condition = {"type": "Ready", "status": status, "lastTransitionTime": self.clock.timestamp()}
-                self.cluster.put("pods", {**pod, "status": {"phase": "Running", "conditions": [condition]}})
+                ready = {"type": "Ready", "status": status, "lastTransitionTime": self.clock.timestamp()}
+                scheduled = {
+                    "type": "PodScheduled",
+                    "status": "True",
+                    "lastTransitionTime": _timestamp(self._created(pod) + self.start_seconds / 2),
+                }
+                running = {"running": {"startedAt": _timestamp(self._created(pod) + self.start_seconds)}}
+                seen = {"phase": "Running", "conditions": [ready, scheduled], "containerStatuses": [{"state": running}]}
+                self.cluster.put("pods", {**pod, "status": seen})
 
     def _delete(self, pod: Body) -> None:
         if pod["metadata"].get("deletionTimestamp"):
