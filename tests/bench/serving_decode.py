@@ -49,7 +49,7 @@ def _model() -> Any:
     return LlamaForCausalLM(LlamaConfig(**SIZES)).eval().requires_grad_(False)
 
 
-def _decoders(model: Any, kind: str, *, graph: bool = True) -> tuple[Any, Any, Any]:
+def _decoders(model: Any, kind: str, *, graph: bool = True, slots: int = 8) -> tuple[Any, Any, Any]:
     """What the engine itself would make: the model as loaded, the decoder, its store."""
     import torch
 
@@ -62,7 +62,7 @@ def _decoders(model: Any, kind: str, *, graph: bool = True) -> tuple[Any, Any, A
     if chosen is Quantization.BF16 or not graph:
         model = model.to(torch.bfloat16)
     loaded = Loaded(model, None, None, SIZES["max_position_embeddings"])
-    store = SlotStore(8, loaded.context)
+    store = SlotStore(slots, loaded.context)
     real = precision.why_no_graph
     precision.why_no_graph = (lambda *_: "asked for torch") if not graph else routes.why_no_graph
     try:
@@ -159,7 +159,7 @@ def _memory(kind: str) -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
     before = _private_bytes()
-    loaded, decoder, _ = _decoders(_model(), kind)
+    loaded, decoder, _ = _decoders(_model(), kind, slots=1)
     with torch.inference_mode():
         decoder.run(0, loaded.embed(torch.zeros(1, 1, dtype=torch.long)), [KNOWN], [1])
     gc.collect()

@@ -1,13 +1,10 @@
-"""Finds a model's files and loads them with `from_pretrained`: the whole multimodal model, or its text decoder alone."""
+"""Loads a model with `from_pretrained`: the whole multimodal model, or its text decoder alone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import torch
 from transformers import (
@@ -22,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from deepseek_serving.engine import LoadError
 from deepseek_serving.routes import route
-from deepseek_serving.settings import PVC_MOUNT_ROOT, PVC_MOUNT_ROOT_VARIABLE, SOURCE_FORMS, Mode, ModelSettings, Quantization
+from deepseek_serving.settings import Mode, ModelSettings, Quantization
+from deepseek_serving.sources import find
 
 _DECODER_ALONE = {r"^model\.language_model\.": "model.", r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
 """Where the text decoder sits in a multimodal checkpoint → where it sits in the decoder's own class."""
@@ -30,14 +28,6 @@ _DECODER_ALONE = {r"^model\.language_model\.": "model.", r"^language_model\.mode
 
 RECEIPT = "quantized.json"
 """The file that marks a folder whose decoder is already quantized."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What `from_pretrained` is given: a folder, or a repository and its revision."""
-
-    name: str
-    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,23 +83,6 @@ class Loaded:
         owner: Any = self.model if hasattr(self.model, "get_image_features") else self.model.base_model
         features: torch.Tensor = owner.get_image_features(**inputs).pooler_output
         return features
-
-
-def find(source: str, environment: Mapping[str, str] = os.environ) -> Origin:
-    """Where the files are. Raises LoadError when a folder is not there or the form is unknown."""
-    parts = urlsplit(source)
-    if parts.scheme == "hf":
-        name, _, revision = source.removeprefix("hf://").partition("@")
-        return Origin(name, revision or None)
-    if parts.scheme == "file" and not parts.netloc:
-        folder = Path(unquote(parts.path))
-    elif parts.scheme == "pvc":
-        folder = Path(environment.get(PVC_MOUNT_ROOT_VARIABLE, PVC_MOUNT_ROOT), parts.netloc, parts.path.lstrip("/"))
-    else:
-        raise LoadError(f"source must be {SOURCE_FORMS}, was {source!r}")
-    if not (folder / "config.json").is_file():
-        raise LoadError(f"source {source} needs a folder with a config.json at {folder} in the pod; there is none")
-    return Origin(str(folder))
 
 
 def load(settings: ModelSettings) -> Loaded:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from deepseek_serving.engine import Engine, LoadError
+from deepseek_serving.engine import Engine
 from deepseek_serving.settings import Engine as EngineName
 from deepseek_serving.settings import ServingSettings
 
 
 def make_engine(settings: ServingSettings) -> Engine:
-    """The engine that the settings name, not yet started. Raises LoadError for one that this installation does not have."""
+    """The engine that the settings name, not yet started; one that this installation lacks says so when it starts."""
     name = settings.model.engine
     if name is EngineName.ECHO:
         from deepseek_serving.engines.echo import EchoEngine
@@ -18,4 +18,6 @@ def make_engine(settings: ServingSettings) -> Engine:
         from deepseek_serving.engines.transformers import TransformersEngine
 
         return TransformersEngine(settings)
-    raise LoadError(f"engine {name.value!r} is not part of this installation; allowed: transformers, echo")
+    from deepseek_serving.engines.vllm import VllmEngine
+
+    return VllmEngine(settings)
