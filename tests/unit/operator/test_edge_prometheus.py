@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 from fakes import Answer, http_server, prometheus_says
 
-from deepseek_operator.edge.prometheus import Prometheus, Reading, by_application, fleet_query, single
+from deepseek_operator.edge import prometheus as prometheus_edge
+from deepseek_operator.edge.prometheus import OWN_AT_ONCE, Prometheus, Reading, by_application, fleet_query, single
 
 
 def series(reading: str, value: object, application: str = "default.chat") -> dict[str, Any]:
@@ -121,3 +125,86 @@ def test_the_fleet_query_names_each_reading() -> None:
     assert [f'"reading", "{name}"' in query for name in names] == [True] * 7
     assert "[15s]" in query
     assert "[60s]" in query
+
+
+# ------------------------------------------------------------------------------------------------------ users' own queries
+
+
+class Slow:
+    """A Prometheus that answers the fleet's query at once and every other after so many seconds; counts how many it is asked at once."""
+
+    def __init__(self, after_seconds: float) -> None:
+        self.after_seconds, self.now, self.most, self.asked = after_seconds, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str, body: bytes) -> Answer:
+        query = (parse_qs(urlparse(path).query) | parse_qs(body.decode()))["query"][0]
+        if query == fleet_query(60):
+            return prometheus_says([series("demand", "7")])(method, path, body)
+        with self._lock:
+            self.now, self.asked = self.now + 1, self.asked + 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.after_seconds)
+        with self._lock:
+            self.now -= 1
+        return prometheus_says([{"metric": {}, "value": [0, "3"]}])(method, path, body)
+
+
+async def test_a_slow_query_of_a_users_own_delays_the_tick_by_its_own_limit_and_no_more() -> None:
+    """It takes 1 s, 0.3 are waited for: the fleet's demand is there, the user's is not yet; at the next tick it is, and it is asked anew."""
+    slow = Slow(1.0)
+    with http_server(slow) as url:
+        prometheus = Prometheus(url, 5, own_seconds=0.3)
+        began = time.monotonic()
+        first = await prometheus.read(0, 60, ["sum(a)"])
+        assert time.monotonic() - began < 0.9
+        assert first.by_application == {"default.chat": Reading(7.0)}
+        assert first.own == {"sum(a)": "Prometheus has not answered the query within 0.3 s; it goes on trying"}
+        again = await prometheus.read(0, 60, ["sum(a)"])
+        assert slow.asked == 1, "the same query was asked again while it was being answered"
+        assert isinstance(again.own["sum(a)"], str)
+        await asyncio.sleep(1.2)
+        assert (await prometheus.read(0, 60, ["sum(a)"])).own == {"sum(a)": 3.0}
+        assert slow.asked == 2
+        prometheus.close()
+
+
+async def test_a_few_queries_of_users_own_are_asked_at_once_and_the_others_get_their_turn() -> None:
+    """40 of 0.1 s each, 8 at once: all are answered within a few ticks, and the fleet's never waits for them."""
+    slow = Slow(0.1)
+    queries = [f"sum(a{number})" for number in range(40)]
+    with http_server(slow) as url:
+        prometheus = Prometheus(url, 5, own_seconds=0.2)
+        longest, answered = 0.0, 0
+        for _ in range(40):
+            began = time.monotonic()
+            readings = await prometheus.read(0, 60, queries)
+            longest = max(longest, time.monotonic() - began)
+            answered = sum(answer == 3.0 for answer in readings.own.values())
+            if answered == 40:
+                break
+        assert (answered, slow.most) == (40, OWN_AT_ONCE)
+        assert longest < 2
+        prometheus.close()
+
+
+async def test_an_answer_that_is_older_than_a_minute_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query has hung since: demand is unknown, and the words say why."""
+    slow = Slow(0.0)
+    with http_server(slow) as url:
+        prometheus = Prometheus(url, 5, own_seconds=0.2)
+        assert (await prometheus.read(0, 60, ["sum(a)"])).own == {"sum(a)": 3.0}
+        slow.after_seconds = 1.5
+        assert (await prometheus.read(0, 60, ["sum(a)"])).own == {"sum(a)": 3.0}, "the last answer, while the next one is waited for"
+        monkeypatch.setattr(prometheus_edge, "OWN_ANSWER_LASTS_SECONDS", 0.1)
+        assert "has not answered" in str((await prometheus.read(0, 60, ["sum(a)"])).own["sum(a)"])
+        prometheus.close()
+
+
+async def test_a_query_that_nobody_has_any_more_is_forgotten() -> None:
+    """Its answer is not kept for an object that comes with it later."""
+    with http_server(Slow(0.0)) as url:
+        prometheus = Prometheus(url)
+        await prometheus.read(0, 60, ["sum(a)", "sum(b)"])
+        assert set((await prometheus.read(0, 60, ["sum(b)"])).own) == {"sum(b)"}
+        prometheus.close()
