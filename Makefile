@@ -21,6 +21,8 @@ TESTS ?= tests
 PYTEST ?=
 DEMO ?=
 BENCH ?=
+JOBS ?= 2
+QUICK ?=
 
 .PHONY: help
 help: ## Show this help
@@ -61,8 +63,8 @@ tiny-model: setup ## Train the tiny multimodal model that demo and tests serve (
 	$(BIN)/deepseek-serving tiny-model --out build/tiny-model
 
 .PHONY: bench
-bench: setup ## Measure: cost of a decision and of a tick, and what the default policy costs on generated or recorded traffic (TRACE=file.csv)
-	$(BIN)/python tests/bench/bench.py $(if $(TRACE),--trace $(TRACE))
+bench: setup ## Hold the policy against its rivals' own code over the traces of TRACES=folder: docs/benchmark.md (QUICK=1 for a few minutes)
+	PYTHONPATH=tests $(BIN)/python -m bench --traces $(TRACES) --jobs $(JOBS) $(if $(QUICK),--quick) $(BENCH)
 
 .PHONY: bench-forecast
 bench-forecast: setup ## Measure the forecaster on every multi-day trace of TRACES=folder, and write the tables of docs/forecasting.md

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from bench.traffic_sampling import perturbed, to_minutes
@@ -53,14 +54,11 @@ class Load:
         """Length of the test part."""
         return len(self.rates) - self.start
 
+    @cached_property
     def key(self) -> str:
         """Changes when any of it does."""
         told = json.dumps([list(self.rates), list(self.seen), self.start, self.capacity])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-    def last(self, minutes: int) -> Load:
-        """The same with the end of the test part only, at most so many minutes."""
-        return replace(self, start=max(self.start, len(self.rates) - minutes))
 
     def first(self, minutes: int) -> Load:
         """The same, ended after so many minutes of the test part."""

@@ -24,6 +24,9 @@ TICK_SECONDS = 15.0
 MAX_NODES = 40
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 
+DEFAULT = float(DEFAULT_PERCENTILE)
+"""The percentile as shipped."""
+
 PERCENTILES = (50.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.5)
 """The knob `forecast.percentile`, from daring to careful."""
 
@@ -47,8 +50,8 @@ def policy() -> Policy:
 
 def horizon_seconds(cold_start_seconds: float) -> int:
     """How far ahead the operator asks when it measured this cold start."""
-    spec = ForecastSpec(horizon_seconds=SHORTEST_HORIZON_SECONDS)
-    return Question.of(spec, cold_start_seconds, TICK_SECONDS, int(STEP_SECONDS)).whole_seconds
+    scaling = ScalingSpec(forecast=ForecastSpec(horizon_seconds=SHORTEST_HORIZON_SECONDS))
+    return Question.of(scaling, None, cold_start_seconds, TICK_SECONDS, int(STEP_SECONDS)).whole_seconds
 
 
 def predictive(percentile: float, load: Load, forecasts: Forecasts) -> Decider:
@@ -56,14 +59,28 @@ def predictive(percentile: float, load: Load, forecasts: Forecasts) -> Decider:
     return Decider(replace(policy(), mode="Predictive"), load.capacity, forecasts.at(percentile / 100))
 
 
+def full_nodes(percentile: float, load: Load, forecasts: Forecasts) -> Decider:
+    """Mode Predictive with scaleUpPercent 100: the percentile alone keeps the distance."""
+    return Decider(replace(policy(), mode="Predictive", scale_up_percent=100), load.capacity, forecasts.at(percentile / 100))
+
+
+def faulty(factor: float | None, load: Load, forecasts: Forecasts) -> Decider:
+    """Mode Predictive as shipped, with forecasts so many times the true ones, or none at all."""
+    foreseen = forecasts.at(DEFAULT / 100)
+
+    def forecaster(now: float) -> PeakForecast | None:
+        forecast = foreseen(now)
+        if forecast is None or factor is None:
+            return None
+        return replace(forecast, peak=forecast.peak * factor, mean=forecast.mean * factor)
+
+    return Decider(replace(policy(), mode="Predictive"), load.capacity, forecaster)
+
+
 def reactive(scale_up_percent: float, load: Load) -> Decider:
     """Mode Reactive: the last value with the 80/30 rule. The lower threshold keeps its distance where the upper one comes near."""
     up = round(scale_up_percent)
     return Decider(replace(policy(), mode="Reactive", scale_up_percent=up, scale_down_percent=min(30, up - 10)), load.capacity)
-
-
-DEFAULT = float(DEFAULT_PERCENTILE)
-"""The percentile as shipped."""
 
 
 class Forecasts:

@@ -13,7 +13,7 @@ from bench.rivals import dynamo_planner, holt_winters, knative, kubernetes, ray_
 
 from deepseek_operator.replay import NodePolicy, static, static_nodes, with_view
 
-UTILIZATIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3)
+UTILIZATIONS = (1.0, 0.9, 0.8, 0.7, 0.55, 0.4)
 """Target utilization of a node, from daring to careful: the knob of everybody who scales on a target."""
 
 
@@ -66,6 +66,20 @@ def _dynamo(kind: str) -> Contender:
     )
 
 
+def _faulty(name: str, title: str, factor: float | None) -> Contender:
+    return Contender(
+        f"predictive-{name}",
+        f"DeepSeek operator, {title}",
+        "this project's",
+        "–",
+        (ours.DEFAULT,),
+        ours.DEFAULT,
+        ours.TICK_SECONDS,
+        lambda _, place: ours.faulty(factor, place.load, _forecasts(place)),
+        ours=True,
+    )
+
+
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
@@ -81,11 +95,25 @@ CONTENDERS: dict[str, Contender] = {
             ours=True,
         ),
         Contender(
+            "predictive-full",
+            "**DeepSeek operator, Predictive**, scaleUpPercent 100",
+            "this project's",
+            "forecast.percentile",
+            ours.PERCENTILES,
+            ours.DEFAULT,
+            ours.TICK_SECONDS,
+            lambda knob, place: ours.full_nodes(knob, place.load, _forecasts(place)),
+            ours=True,
+        ),
+        _faulty("down", "the forecaster down", None),
+        _faulty("tripled", "forecasts three times too high", 3.0),
+        _faulty("thirded", "forecasts three times too low", 1 / 3),
+        Contender(
             "reactive",
             "last value with 80/30 (our mode Reactive)",
             "this project's",
             "scaleUpPercent",
-            (100, 90, 80, 70, 60, 45, 30),
+            (100, 90, 80, 70, 55, 40),
             80.0,
             ours.TICK_SECONDS,
             lambda knob, place: ours.reactive(knob, place.load),

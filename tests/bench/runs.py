@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -56,7 +55,7 @@ class Result:
 
 
 def run(job: Job, cache_folder: Path, timelines: Path | None) -> Result:
-    """The result, from the cache where it was run before; the timeline beside it as CSV, gzipped."""
+    """The result, from the cache where it was run before; the timeline as CSV."""
     kept = cache_folder / f"run-{key(job)}.json"
     timeline = timelines and timelines / name_of(job)
     if kept.exists() and (timeline is None or timeline.exists()):
@@ -87,10 +86,7 @@ def run(job: Job, cache_folder: Path, timelines: Path | None) -> Result:
     )  # fmt: skip
     if timeline is not None:
         timeline.parent.mkdir(parents=True, exist_ok=True)
-        plain = timeline.with_suffix("")
-        write_timeline(plain, outcome.rows)
-        timeline.write_bytes(gzip.compress(plain.read_bytes(), 6, mtime=0))
-        plain.unlink()
+        write_timeline(timeline, outcome.rows)
     kept.parent.mkdir(parents=True, exist_ok=True)
     unfinished = kept.with_suffix(".part")
     unfinished.write_text(json.dumps(asdict(result)))
@@ -102,7 +98,7 @@ def name_of(job: Job) -> str:
     """The timeline's file name."""
     load = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in job.load.name)
     seed = f"-seed{job.load.seed}" if job.load.seed else ""
-    return f"{load}{seed}/{job.policy}-{job.knob:g}-cold{job.cold_start_seconds:g}.csv.gz"
+    return f"{load}{seed}/{job.policy}-{job.knob:g}-cold{job.cold_start_seconds:g}.csv"
 
 
 def key(job: Job) -> str:
@@ -110,7 +106,7 @@ def key(job: Job) -> str:
     parts = [
         job.policy,
         f"{job.knob:g}",
-        job.load.key(),
+        job.load.key,
         f"{job.cold_start_seconds:g}",
         f"{CONTENDERS[job.policy].tick_seconds:g}",
         code(job.policy),
@@ -132,6 +128,8 @@ def code(policy: str) -> str:
         "ray": lambda: source_hash(*world, rivals / "ray_serve.py", rivals / "seen.py"),
         "phpa": lambda: source_hash(*world, rivals / "holt_winters.py", rivals / "seen.py"),
     }
+    if CONTENDERS[policy].ours:
+        policy = "predictive"
     if policy.startswith("dynamo"):
         return source_hash(*world, rivals / "dynamo_planner.py", rivals / "dynamo_worker.py")
     return of.get(policy, lambda: source_hash(*world))()

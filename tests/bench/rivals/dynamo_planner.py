@@ -74,7 +74,7 @@ def predictions(kind: str, load: Load) -> list[float]:
 def kept_predictions(kind: str, load: Load, folder: Path) -> list[float]:
     """`predictions`, from the folder where they were made before."""
     pin = hashlib.sha256(REQUIREMENTS.read_bytes() + WORKER.read_bytes()).hexdigest()[:8]
-    path = folder / f"dynamo-{kind}-{load.key()}-{pin}.json"
+    path = folder / f"dynamo-{kind}-{load.key}-{pin}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")

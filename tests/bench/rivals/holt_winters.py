@@ -1,8 +1,7 @@
 """predictive-horizontal-pod-autoscaler (PHPA) by formula: Holt-Winters on an HPA's replica counts, the higher of both.
 
 Its own code calls the HPA's replica calculator and statsmodels' ExponentialSmoothing (additive) with the smoothing given by the user. Here the
-textbook recursion runs on, step by step, instead of being fitted anew to four stored seasons each time. Checked against the worked example its
-documentation points to (https://grisha.org/blog/2016/01/29/triple-exponential-smoothing-forecasting/).
+same recursion runs on, step by step, instead of being started anew on four stored seasons each time; a test holds it against statsmodels.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from bench.loads import Load
 from bench.rivals.seen import load as load_of
@@ -31,6 +31,14 @@ TOLERANCE = 0.1
 DOWNSCALE_STABILIZATION_SECONDS = 300.0
 
 
+class Begin(NamedTuple):
+    """Where the recursion starts."""
+
+    level: float
+    trend: float
+    seasonal: tuple[float, ...]
+
+
 class HoltWinters:
     """Additive triple exponential smoothing, started from the first seasons of a series as the textbook does."""
 
@@ -39,26 +47,31 @@ class HoltWinters:
         if len(series) < 2 * season:
             raise ValueError(f"series must hold two seasons ({2 * season} values), had {len(series)}")
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
-        seasons = len(series) // season
-        means = [sum(series[k * season : (k + 1) * season]) / season for k in range(seasons)]
-        self._seasonal = [sum(series[k * season + i] - means[k] for k in range(seasons)) / seasons for i in range(season)]
-        self._trend = sum((series[season + i] - series[i]) / season for i in range(season)) / season
-        self._level, self._at = series[0], 1
+        begun = self.begun(series, season)
+        self._level, self._trend, self._seasonal, self._at = begun.level, begun.trend, list(begun.seasonal), 1
         for value in series[1:]:
             self.observe(value)
+
+    @staticmethod
+    def begun(series: Sequence[float], season: int) -> Begin:
+        """The state after the first value: its own level, the mean rise from one season to the next, and each place's distance to the mean."""
+        seasons = len(series) // season
+        means = [sum(series[k * season : (k + 1) * season]) / season for k in range(seasons)]
+        seasonal = tuple(sum(series[k * season + i] - means[k] for k in range(seasons)) / seasons for i in range(season))
+        return Begin(series[0], sum((series[season + i] - series[i]) / season for i in range(season)) / season, seasonal)
 
     def forecast(self, ahead: int = 1) -> float:
         """The value so many steps after the last one observed."""
         return self._level + ahead * self._trend + self._seasonal[(self._at + ahead - 1) % len(self._seasonal)]
 
-    def observe(self, value: float) -> float:
-        """Take the next value in; returns its smoothed value."""
+    def observe(self, value: float) -> None:
+        """Take the next value in."""
         place = self._at % len(self._seasonal)
-        level = self.alpha * (value - self._seasonal[place]) + (1 - self.alpha) * (self._level + self._trend)
+        before = self._level + self._trend
+        level = self.alpha * (value - self._seasonal[place]) + (1 - self.alpha) * before
         self._trend = self.beta * (level - self._level) + (1 - self.beta) * self._trend
-        self._seasonal[place] = self.gamma * (value - level) + (1 - self.gamma) * self._seasonal[place]
+        self._seasonal[place] = self.gamma * (value - before) + (1 - self.gamma) * self._seasonal[place]
         self._level, self._at = level, self._at + 1
-        return level + self._trend + self._seasonal[place]
 
 
 class Phpa:
