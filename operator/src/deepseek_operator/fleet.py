@@ -283,8 +283,6 @@ def parse(key: Key, body: Body, own_queries: OwnQueries | None = None) -> Wanted
         policy = Policy.of(spec)
     except ValueError as error:
         return f"spec.scaling.schedule: {error}"
-    if spec.model.engine == "vllm":
-        return "spec.model.engine: vllm is not part of this release yet; allowed: transformers, echo"
     query, limits = spec.scaling.demand.query, spec.nodes.resources.limits or spec.nodes.resources.requests
     return Wanted(
         key=key,

@@ -227,9 +227,7 @@ class VllmEngine:
         if not getattr(self._tokenizer, "chat_template", None):
             raise RequestError("This model has no chat template; send a text to continue to /v1/completions.", param="messages")
         if generation.pictures:
-            raise RequestError(
-                "Of the models that vllm serves here only DeepSeek-VL2 takes pictures.", code="images_unsupported", param="messages"
-            )
+            raise RequestError("With vllm only DeepSeek-VL2 takes pictures.", code="images_unsupported", param="messages")
         turns = [
             {"role": message.role, "content": "".join(part for part in message.parts if isinstance(part, str))}
             for message in generation.messages
@@ -243,8 +241,8 @@ def _arguments(settings: ServingSettings) -> dict[str, Any]:
     model = settings.model
     if model.quantization not in _FORMS:
         raise LoadError(
-            f"engine vllm cannot round to {model.quantization.value} at load; allowed: none, bf16, int4 (or quantization none with a checkpoint "
-            "that is in 8 bits already)"
+            f"engine vllm cannot round to {model.quantization.value} at load; allowed: none, bf16, int4 (or quantization none with a "
+            "checkpoint that is in 8 bits already)"
         )
     name, revision = _source(model)
     arguments: dict[str, Any] = {
