@@ -13,10 +13,11 @@ from deepseek_serving.metrics import Ledger
 from deepseek_serving.service import Service
 from deepseek_serving.settings import ServingSettings
 
-logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+told = json.loads(sys.argv[2])
+quiet = told.pop("testQuiet", False)
+logging.basicConfig(level=logging.WARNING if quiet else logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 logging.getLogger("PIL").setLevel(logging.INFO)
 ledger = Ledger()
-told = json.loads(sys.argv[2])
 streaming.STALLED_SECONDS = told.pop("testStalledSeconds", streaming.STALLED_SECONDS)
 streaming.LOOK_SECONDS = min(streaming.LOOK_SECONDS, streaming.STALLED_SECONDS)
 service = Service(ServingSettings.from_args(told), ledger)
@@ -41,4 +42,5 @@ class Numbers:
         await send({"type": "http.response.body", "body": json.dumps(numbers).encode()})
 
 
-make_server(Numbers(), host="127.0.0.1", port=int(sys.argv[1]), lifespan="on", log_level="debug", access_log=True).run()
+chatty = {} if quiet else {"log_level": "debug", "access_log": True}
+make_server(Numbers(), host="127.0.0.1", port=int(sys.argv[1]), lifespan="on", **chatty).run()

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -40,10 +40,8 @@ def canaries() -> Iterator[tuple[int, list[str]]]:
     sockets.append(first)
     sockets.append(socket.create_server(("127.0.0.2", port)))
     if socket.has_ipv6:
-        try:
+        with suppress(OSError):
             sockets.append(socket.create_server(("::1", port), family=socket.AF_INET6))
-        except OSError:
-            pass
     threads = []
     for listening in sockets:
         listening.settimeout(0.1)
@@ -64,7 +62,8 @@ def forms(port: int) -> list[str]:
     hosts = [
         "127.0.0.1", "127.0.0.2", "127.1", "127.0.1", "0", "0.0.0.0", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "017700000001",
         "127.0.0.1.", "127.000.000.001", "localhost", "LOCALHOST", "localhost.", "localhost.localdomain", "ip6-localhost", "[::1]",
-        "[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::1%25lo]",
+        "[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]",
+        "[::1%25lo]",
         "①②⑦.⓪.⓪.①", "127。0。0。1", "loc%61lhost", "localhost%00.example.com", "localhost%23.example.com", "localhost%2eexample.com",
         "169.254.169.254", "[fd00:ec2::254]", "metadata.google.internal", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
         "10.0.0.1", "10.96.0.1", "172.17.0.1", "192.168.0.1", "100.100.100.200", "224.0.0.1", "255.255.255.255", "[fe80::1]", "[ff02::1]",
@@ -80,7 +79,8 @@ def forms(port: int) -> list[str]:
         "ldap://127.0.0.1:{port}/", "unix:///var/run/docker.sock", "http+unix://%2Fvar%2Frun%2Fdocker.sock/x", "jar:http://127.0.0.1:{port}!/",
         "//127.0.0.1:{port}/", "127.0.0.1:{port}/x.png", "javascript:alert(1)", "http://", "http://:{port}/", "http://[/", "http://[::1:{port}/",
         "http://127.0.0.1:{port}:80/", "http://127.0.0.1:99999/", "http://127.0.0.1:-1/", "ws://127.0.0.1:{port}/", "view-source:http://127.0.0.1:{port}/",
-        "data:text/html,<img src=http://127.0.0.1:{port}/>", "data:image/svg+xml;base64,PHN2Zy8+", "netdoc:///etc/passwd", "http://127.0.0.1:{port}" + "/a" * 2000,
+        "data:text/html,<img src=http://127.0.0.1:{port}/>", "data:image/svg+xml;base64,PHN2Zy8+", "netdoc:///etc/passwd",
+        "http://127.0.0.1:{port}" + "/a" * 2000,
     ]  # fmt: skip
     made = [shape.format(host=host, port=port) for shape in shapes for host in hosts] + [other.replace("{port}", str(port)) for other in others]
     random.Random(7).shuffle(made)
