@@ -77,9 +77,8 @@ def laid_out(options: argparse.Namespace, seed: int) -> tuple[list[Load], plan.P
     if options.quick:
         return chosen, plan.quick(chosen)
     names = {load.name: load for load in chosen}
-    perturbed = [
-        copy.first(plan.PERTURBED_MINUTES) for name in plan.PERTURBED if name in names for copy in loads.copies(names[name], seed)
-    ] or [copy.first(plan.PERTURBED_MINUTES) for copy in loads.copies(chosen[0], seed)]
+    copied = [names[name] for name in plan.PERTURBED if name in names] or chosen[:1]
+    perturbed = [copy for load in copied for copy in loads.copies(load.first(plan.PERTURBED_MINUTES), seed)]
     seeded = [
         loads.of_file(folder / f"{name}.csv", each).first(plan.SEEDED_MINUTES)
         for name in plan.SEEDED
@@ -98,7 +97,7 @@ def carried_out(made: plan.Plan, options: argparse.Namespace) -> dict[int, Resul
             follow(prepared, "forecasts and predictions")
             runs: dict[Future[Result], int] = {}
             for number, job in enumerate(made.jobs):
-                timelines = options.timelines if job in made.main else None
+                timelines = options.timelines if number < len(made.main) else None
                 runs[pool.submit(run, job, options.cache, timelines)] = number
             follow(list(runs), "runs", lambda done: results.__setitem__(runs[done], done.result()))
         except BaseException:

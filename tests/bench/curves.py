@@ -11,20 +11,27 @@ from bench.runs import Result
 STATIC = "static"
 
 
-def cost_at(late: float, points: Sequence[Result]) -> float | None:
-    """GPU-hours ÷ clairvoyant minimum at which the curve gets to this share of late requests; None when it never does.
+def reached_at(late: float, points: Sequence[Result]) -> tuple[float, float] | None:
+    """Where the curve gets to this share of late requests: (GPU-hours ÷ clairvoyant minimum, flaps a day); None when it never does.
 
     The curve runs through the points in the order of the knob, straight between neighbours. Where it crosses more than once (a knob need not
     act evenly), the cheapest place counts: whoever sweeps his knob would find it.
     """
     ordered = sorted(points, key=lambda point: point.knob)
-    found = [point.cost for point in ordered if point.late <= late]
+    found = [(point.cost, point.flaps_per_day) for point in ordered if point.late <= late]
     for one, other in pairwise(ordered):
         low, high = (one, other) if one.late <= other.late else (other, one)
         if low.late <= late < high.late:
             share = (late - low.late) / (high.late - low.late)
-            found.append(low.cost + share * (high.cost - low.cost))
+            flaps = low.flaps_per_day + share * (high.flaps_per_day - low.flaps_per_day)
+            found.append((low.cost + share * (high.cost - low.cost), flaps))
     return min(found, default=None)
+
+
+def cost_at(late: float, points: Sequence[Result]) -> float | None:
+    """The cost alone."""
+    found = reached_at(late, points)
+    return found[0] if found else None
 
 
 class Table:
@@ -56,6 +63,11 @@ class Table:
     def reached(self, load: str, policy: str, late: float) -> bool:
         """Whether the policy gets there at all."""
         return cost_at(late, self.points(load, policy)) is not None
+
+    def flaps(self, load: str, policy: str, late: float) -> float | None:
+        """Flaps a day where the policy's curve gets to this lateness; None where it never does."""
+        found = reached_at(late, self.points(load, policy))
+        return found[1] if found else None
 
     def best(self, load: str, policies: Iterable[str], late: float) -> tuple[str, float] | None:
         """The cheapest of these policies on this load at this lateness."""

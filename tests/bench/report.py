@@ -97,10 +97,13 @@ def headline(findings: Findings) -> str:
             cells += [f"{median(known):.3f} ({min(known):.2f}–{max(known):.2f})", f"{never} of {len(loads)}"]
             ratios = against_best(table, loads, policy, late)
             cells.append(f"{median(ratios):.3f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "–")
+        flaps = [flap for load in loads if (flap := table.flaps(load, policy, LATENESSES[0])) is not None]
+        cells.append(f"{median(flaps):.1f}" if flaps else "–")
         rows.append(cells)
     head = ["policy, best knob"]
     for late in LATENESSES:
         head += [f"cost at {percent(late)} late", "never there", "÷ best rival"]
+    head.append(f"flaps a day at {percent(LATENESSES[0])}")
     told = (
         f"Cost is GPU-hours ÷ clairvoyant minimum, cold start {plan.COLD_START_SECONDS:g} s: median over {len(judged)} traces "
         "(least–most). *Never there*: traces on which no knob got so few late; they count as static at the peak. *÷ best rival*: on each trace "
