@@ -38,7 +38,6 @@ NOT_THE_FORECAST = {
 INJECTIONS = 12
 BIRTHS = 2
 BIRTH_HOURS = 48
-BIRTH_REFIT_SECONDS = 12 * 3_600
 ABLATION_ORIGINS = 250
 
 
@@ -181,7 +180,7 @@ def first_days(blocks: Blocks, stored: StoredFits) -> dict[str, Any]:
     day = round(86_400 / blocks.step_seconds)
     for place in sorted(set(places.tolist())):
         born = replace(blocks, loads=blocks.loads[place : place + length], start=blocks.steps)
-        issued = list(walk_of(born, stored, refit_seconds=BIRTH_REFIT_SECONDS))
+        issued = list(walk_of(born, stored, refit_seconds=86_400))
         origins = np.array([round(one.issued_at / blocks.step_seconds) for one in issued], dtype=np.int64)
         came, _ = born.came(origins)
         said, naive = np.array([one.mean for one in issued]), ten_minute_mean(born, origins)

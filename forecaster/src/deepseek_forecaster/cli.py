@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _flag(serve, "--season", "DURATION", duration, "86400", "the length of a day in the traffic; a week is seven of them")
     _flag(serve, "--history", "DURATION", duration, "14d", "how far back to read and keep; at most 50,000 steps")
     _flag(serve, "--train-every", "DURATION", duration, "", "how often the models of a series are fitted anew; empty: once a season")
+    _flag(serve, "--train-share", "SHARE", share, "0.2", "how much of one core fitting may take, over time; what pays most is fitted first")
     _flag(serve, "--forget-after", "DURATION", duration, "14d", "delete a series nobody has asked about for so long")
     _flag(serve, "--max-series", "N", count, "10000", "watch at most so many series; a further one is answered with an error")
     _flag(serve, "--read-timeout", "DURATION", duration, "30s", "how long one read from Prometheus may take")
@@ -90,6 +91,13 @@ def _experts(text: str) -> tuple[str, ...]:
     return experts(text)
 
 
+def share(text: str) -> float:
+    """A share of one core; ArgumentTypeError says what is allowed."""
+    if not re.fullmatch(r"[01](\.\d+)?", text) or not 0.0 < float(text) <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most 1, like 0.2; was {text!r}")
+    return float(text)
+
+
 def positive(text: str) -> float:
     """A number above 0; ArgumentTypeError says what is allowed."""
     if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) <= 0:
@@ -105,6 +113,9 @@ def _flag(to: argparse.ArgumentParser, name: str, metavar: str, kind: object, de
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit status."""
+    # small matrices in many threads cost more than they save, and the answers need the cores; libraries look once, when they are loaded
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     command_line = parser()
     given = command_line.parse_args(arguments)
     if given.command == "backtest":
@@ -114,9 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for loud in ("urllib3", "prometheus_api_client"):
         logging.getLogger(loud).setLevel(logging.WARNING)
-    # small matrices in many threads cost more than they save, and the answers need the cores
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
     try:
         if given.command == "backtest":
             return _run_backtest(given)
@@ -152,6 +160,7 @@ async def _serve(given: argparse.Namespace) -> None:
         season_seconds=given.season,
         history_seconds=given.history,
         train_every_seconds=given.train_every,
+        train_share=given.train_share,
         forget_after_seconds=given.forget_after,
         read_timeout_seconds=given.read_timeout,
         max_series=given.max_series,

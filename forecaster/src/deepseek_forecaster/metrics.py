@@ -44,6 +44,10 @@ class FleetMetrics(MetricsCollector):
             for model, number in numbers.items():
                 family.add_metric([model], number)
             yield family
+        yield GaugeMetricFamily("deepseek_forecaster_fits_waiting", "Fits that are due.", value=self._trainer.waiting)
+        yield GaugeMetricFamily(
+            "deepseek_forecaster_fit_seconds_saved", "Seconds of fitting the budget allows now.", value=self._trainer.saved_seconds
+        )
         yield from self._of_series()
 
     def _of_series(self) -> Iterable[Metric]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
-import numpy as np
 from pydantic import ValidationError
 
 from .history import SampleFile, write_atomically
@@ -64,8 +63,7 @@ class Watched:
     @property
     def known_steps(self) -> int:
         """How many steps of the newest view are known."""
-        history = self.forecaster.history
-        return 0 if history is None else int(np.isfinite(history.values).sum())
+        return round(self.forecaster.known_seconds / self.request.step_seconds)
 
     def open(self, history_seconds: float) -> SampleFile:
         """The series' samples; at the first call its files are opened and its fits taken on. Background work: hold `working`."""

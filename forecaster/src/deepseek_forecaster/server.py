@@ -18,7 +18,7 @@ from .collect import Collector
 from .metrics import FleetMetrics
 from .prometheus import PrometheusReader
 from .registry import MAX_SERIES, Registry, TooManySeriesError, Watched
-from .schedule import Trainer
+from .schedule import TRAIN_SHARE, Trainer
 from .series import NoForecastError
 from .types import Forecast
 from .wire import FORECASTS_PATH, MAX_BODY_BYTES, ForecastBatchRequest, ForecastBatchResponse, WireError, read_request, write
@@ -40,6 +40,7 @@ class Settings:
     train_every_seconds: float | None = None
     """None: once a season."""
     forget_after_seconds: float = 14 * 86_400.0
+    train_share: float = TRAIN_SHARE
     read_timeout_seconds: float = 30.0
     max_series: int = MAX_SERIES
 
@@ -53,7 +54,7 @@ class Service:
         self.last: dict[str, Forecast] = {}
         reader = PrometheusReader(settings.prometheus, settings.read_timeout_seconds)
         self.collector = Collector(registry, reader, settings.history_seconds, settings.forget_after_seconds, now)
-        self.trainer = Trainer(registry, settings.train_every_seconds or settings.season_seconds, now)
+        self.trainer = Trainer(registry, settings.train_every_seconds or settings.season_seconds, now, settings.train_share)
         # answers are made in one thread of their own, so that a large batch does not hold up /healthz
         self._answering = ThreadPoolExecutor(1, thread_name_prefix="answer")
         self.metrics = CollectorRegistry()

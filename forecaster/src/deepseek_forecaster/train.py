@@ -22,8 +22,9 @@ import numpy as np
 from .history import read_grid
 from .models import new_expert
 from .models.expert import History
-from .record import DAYS_KEPT
-from .weights import save
+from .weights import load, put_aside, save
+
+MOST_DAYS_HELD_OUT = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,43 @@ class Job:
 
 def held_out(known_steps: int, day: float) -> int:
     """How many of the newest steps an expert does not learn from, so that it can be judged by them: a fifth, at most two days."""
-    return min(round(DAYS_KEPT * day), known_steps // 5)
+    return min(round(MOST_DAYS_HELD_OUT * day), known_steps // 5)
 
 
 def fit(job: Job, now: Callable[[], float] = time.time) -> dict[str, Any]:
-    """Do a job and put the fit on disk; gives what became of it: {"ok", "seconds", "reason"}."""
-    started = time.monotonic()
+    """Do a job and put the fit on disk; gives what became of it: {"ok", "seconds", "reason"}, the seconds being of processor time.
+
+    The fit knows all there is and speaks from then on; what it took over from speaks for the time before. A first fit has nothing to take over
+    from: a second one, without the newest part, is made to be judged by that part.
+    """
+    started = time.process_time()
+    directory = Path(job.directory)
     try:
-        first, values = read_grid(Path(job.directory))
+        first, values = read_grid(directory)
         known = int(np.isfinite(values).sum())
-        taught = History(values[: len(values) - held_out(known, job.day)], first, job.day)
-        expert = new_expert(job.expert)
-        expert.fit(taught, job.steps)
-        save(
-            Path(job.directory),
-            expert,
-            day=job.day,
-            steps=job.steps,
-            since=first + len(taught) - 1,
-            known_steps=known,
-            trained_at=now(),
-        )
+        whole = History(values, first, job.day)
+        taught = [whole]
+        if load(directory, job.expert, job.day) is None:
+            taught.insert(0, whole.until(len(values) - 1 - held_out(known, job.day)))
+        for place, history in enumerate(taught):
+            expert = new_expert(job.expert)
+            expert.fit(history, job.steps)
+            trial = place < len(taught) - 1
+            if not trial:
+                put_aside(directory, job.expert)
+            save(
+                directory,
+                expert,
+                day=job.day,
+                steps=job.steps,
+                since=first + len(history) - 1,
+                known_steps=known,
+                trained_at=now(),
+                before=trial,
+            )
     except Exception as error:  # any failure of one fit is the answer, not the end of the trainer
-        return {"ok": False, "seconds": time.monotonic() - started, "reason": f"{type(error).__name__}: {error}"}
-    return {"ok": True, "seconds": time.monotonic() - started, "reason": ""}
+        return {"ok": False, "seconds": time.process_time() - started, "reason": f"{type(error).__name__}: {error}"}
+    return {"ok": True, "seconds": time.process_time() - started, "reason": ""}
 
 
 def main(niceness: int) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepseek_forecaster.models import new_expert
+from deepseek_forecaster.record import Member
 from deepseek_forecaster.registry import Registry, Watched
 from deepseek_forecaster.schedule import RETRY_SECONDS, Trainer
 from deepseek_forecaster.train import Job, fit, held_out
-from deepseek_forecaster.weights import load
+from deepseek_forecaster.weights import Fit, load
 from deepseek_forecaster.wire import ForecastRequest
 
 STEP = 60
@@ -46,28 +48,48 @@ def train_now(registry: Registry, watched: Watched, name: str, at: float = NOW) 
     watched.observe()
 
 
-def test_a_fit_learns_all_but_the_newest_fifth_at_most_two_days() -> None:
+def test_a_first_trial_learns_all_but_the_newest_fifth_at_most_two_days() -> None:
     assert held_out(500, DAY) == 100
     assert held_out(100_000, DAY) == 288
 
 
-def test_a_fit_lies_on_disk_and_is_judged_only_by_what_it_has_not_seen(registry: Registry) -> None:
-    watched = watch(registry, "a", 800)
+def test_a_first_fit_knows_everything_and_a_trial_without_the_newest_fifth_speaks_for_the_time_before(registry: Registry) -> None:
+    watched = watch(registry, "a", 200)
     train_now(registry, watched, "arima")
     found = load(watched.directory, "arima", DAY)
     assert found is not None
-    # the grid ends at NOW; 800 ÷ 5 = 160 steps are held out
-    assert found.member.since == round(NOW / STEP) - 160
+    # the grid ends at NOW; 200 ÷ 5 = 40 steps are held out from the trial
+    assert found.member.since == round(NOW / STEP)
+    assert found.member.before is not None
+    assert found.member.before.since == round(NOW / STEP) - 40
     assert found.member.trained_at == NOW
     assert "arima" in watched.forecaster.forecast("a", NOW, 600, (0.5,)).models
 
 
-def test_a_fit_for_another_season_or_a_damaged_one_is_made_anew(registry: Registry) -> None:
-    watched = watch(registry, "a", 300)
+def test_a_second_fit_takes_over_from_the_first_one(registry: Registry) -> None:
+    watched = watch(registry, "a", 100)
     train_now(registry, watched, "arima")
-    assert load(watched.directory, "arima", DAY * 2) is None
+    grow(watched, 120)
+    train_now(registry, watched, "arima", NOW + 60)
+    found = load(watched.directory, "arima", DAY)
+    assert found is not None
+    assert found.known_steps == 120
+    assert found.member.before is not None
+    assert found.member.before.trained_at == NOW, "the first fit itself, not its trial"
+
+
+def test_of_a_damaged_fit_the_one_before_goes_on_and_a_new_one_is_due_at_once(registry: Registry) -> None:
+    watched = watch(registry, "a", 100)
+    train_now(registry, watched, "arima")
+    assert load(watched.directory, "arima", DAY * 2) is None, "made for a day of another length"
     path = watched.directory / "arima.npz"
     path.write_bytes(path.read_bytes()[:-40])
+    found = load(watched.directory, "arima", DAY)
+    assert found is not None
+    assert found.member.since == round(NOW / STEP) - 20
+    watched.adopt("arima")
+    assert due(Trainer(registry, 86_400, now=lambda: NOW)) == ("a", "arima")
+    (watched.directory / "arima.before.npz").unlink()
     assert load(watched.directory, "arima", DAY) is None
 
 
@@ -83,18 +105,50 @@ def due(trainer: Trainer) -> tuple[str, str] | None:
     return found and (found[0].series, found[1])
 
 
-def test_the_quick_expert_of_every_series_comes_before_the_slow_one_of_any(registry: Registry) -> None:
-    first, second = watch(registry, "a", 800), watch(registry, "b", 800)
+def pretend(watched: Watched, name: str, at: float = NOW) -> None:
+    """As if this expert had been fitted at this time on all that is known."""
+    watched.fits[name] = Fit(Member(new_expert("last_value"), round(NOW / STEP), at), watched.forecaster.steps, watched.known_steps)
+
+
+def test_a_large_fleet_gets_its_cheap_experts_first_and_the_dear_one_of_every_series_last(registry: Registry) -> None:
+    """Two series of 800 steps, nothing fitted yet: 1 s, then 4 s, then 15 s."""
+    series = [watch(registry, name, 800) for name in "ab"]
     trainer = Trainer(registry, 86_400, now=lambda: NOW)
     order = []
-    for _ in range(2):
-        found = trainer.next_due()
-        assert found is not None
+    while (found := trainer.next_due()) is not None:
         order.append(found[1])
-        train_now(registry, found[0], found[1])
-    assert order == ["arima", "arima"]
-    assert due(trainer) in {("a", "lstm"), ("b", "lstm")}
-    assert {"arima"} == set(first.fits) == set(second.fits)
+        pretend(*found)
+    assert order == ["boosting"] * 2 + ["arima"] * 2 + ["lstm"] * 2
+    assert [set(one.fits) for one in series] == [{"arima", "boosting", "lstm"}] * 2
+    assert trainer.waiting == 0
+
+
+def test_what_was_fitted_half_a_period_earlier_is_fitted_anew_earlier(registry: Registry) -> None:
+    for name, age in (("a", 1.5), ("b", 2.0)):
+        watched = watch(registry, name, 100)
+        pretend(watched, "arima", NOW - age * 86_400)
+    assert due(Trainer(registry, 86_400, now=lambda: NOW)) == ("b", "arima")
+
+
+async def test_fitting_stops_when_its_budget_is_spent_and_goes_on_when_it_has_grown_again(registry: Registry) -> None:
+    """A budget of one millionth of a core: the second fit has to wait, though it is due."""
+    for name in "ab":
+        watch(registry, name, 100)
+    trainer = Trainer(registry, 86_400, now=lambda: NOW, share=1e-6)
+    trainer.saved_seconds = 0.01
+    waited: list[float] = []
+
+    def second() -> bool:
+        if sum(trainer.fits.values()) == 1:
+            waited.append(trainer.saved_seconds)
+        if len(waited) == 30:  # a second and a half later
+            assert due(trainer) is not None
+            trainer.saved_seconds = 100.0
+        return sum(trainer.fits.values()) == 2
+
+    await run_until(trainer, second)
+    assert len(waited) >= 30
+    assert max(waited[:29]) < 0
 
 
 @pytest.mark.parametrize(

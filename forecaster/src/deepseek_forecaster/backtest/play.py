@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deepseek_forecaster.models import TRAINABLE, UNTRAINED, new_expert
-from deepseek_forecaster.models.expert import Bools, Expert, Floats, History, Ints
+from deepseek_forecaster.models.expert import PEAK_QUANTILES, Bools, Expert, Floats, History, Ints, outlook_of
 from deepseek_forecaster.types import Forecast
 from deepseek_forecaster.walk import Fitting, fit_anew, walk
 
@@ -31,6 +31,16 @@ class Said:
     peak_quantiles: Floats
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """An expert that speaks from the origin `speaks_from` on and has seen so many steps of a history whose first grid index was `first`."""
+
+    speaks_from: int
+    seen: int
+    first: int
+    expert: Expert
+
+
 @dataclass
 class Fits:
     """A `Fitting` that keeps each fit, from which origin on it spoke, and what it cost."""
@@ -38,8 +48,8 @@ class Fits:
     fitting: Fitting = fit_anew
     reached: int = 0
     """The first origin that has not been forecast yet."""
-    fitted: dict[str, list[tuple[int, int, Expert]]] = field(default_factory=dict)
-    """Per expert: (speaks from this origin on, has seen so many steps, the expert)."""
+    fitted: dict[str, list[Fitted]] = field(default_factory=dict)
+    """Per expert, in the order they were made."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -52,7 +62,7 @@ class Fits:
             self.failures[name] = f"{type(error).__name__}: {error}"
             raise
         self.seconds.setdefault(name, []).append(time.perf_counter() - started)
-        self.fitted.setdefault(name, []).append((self.reached, len(history), expert))
+        self.fitted.setdefault(name, []).append(Fitted(self.reached, len(history), history.first, expert))
         self.failures.pop(name, None)
         return expert
 
@@ -115,6 +125,7 @@ def ensemble(
 ) -> tuple[Forecast | None, ...]:
     """The ensemble's forecast at each origin of the blocks; None where it had nothing to say."""
     issued: dict[int, Forecast] = {}
+    fits.reached = blocks.start
     tested = (len(blocks.loads) - blocks.start) * blocks.step_seconds
     forecasts = walk(
         blocks.loads,
@@ -161,19 +172,20 @@ def speak_alone(blocks: Blocks, name: str, fits: Fits) -> tuple[Said | None, flo
     origins = np.concatenate((blocks.before(CONFORMAL_DAYS * DAY), blocks.origins))
     mean, peak = np.full(len(origins), np.nan), np.full(len(origins), np.nan)
     spoken = 0.0
-    fitted = [(0, 0, new_expert(name))] if name in UNTRAINED else fits.fitted.get(name, [])
+    fitted = [Fitted(0, 0, 0, new_expert(name))] if name in UNTRAINED else fits.fitted.get(name, [])
     if not fitted:
         return None, 0.0
-    for number, (speaks_from, seen, expert) in enumerate(fitted):
-        until = fitted[number + 1][0] if number + 1 < len(fitted) else len(blocks.loads) + 1
-        mine = (origins >= (seen if number == 0 else speaks_from)) & (origins < until) & (origins > 0)
+    for number, one in enumerate(fitted):
+        until = fitted[number + 1].speaks_from if number + 1 < len(fitted) else len(blocks.loads) + 1
+        # before its time the first one may speak of what it has not learned from
+        mine = (origins >= (one.seen if number == 0 else one.speaks_from)) & (origins < until) & (origins > 0)
         if not mine.any():
             continue
-        history = History(blocks.loads[: int(origins[mine][-1])], 0, DAY / blocks.step_seconds)
+        floor = History(blocks.loads[: int(origins[mine][0])], one.first, DAY / blocks.step_seconds).floor
+        history = History(blocks.loads[: int(origins[mine][-1])], one.first, DAY / blocks.step_seconds, floor)
         started = time.perf_counter()
-        path = _paths(expert, history, origins[mine] - 1, blocks.steps)
+        mean[mine], peak[mine] = _outlook(one.expert, history, origins[mine] - 1, blocks.steps)
         spoken += time.perf_counter() - started
-        mean[mine], peak[mine] = path.mean(axis=1), path.max(axis=1)
     mean_came, peak_came = blocks.came(origins)
     tested = slice(len(origins) - len(blocks.origins), None)
     answered = max(1, int(np.isfinite(mean).sum()))
@@ -184,12 +196,21 @@ def speak_alone(blocks: Blocks, name: str, fits: Fits) -> tuple[Said | None, flo
     ), spoken / answered
 
 
-def _paths(expert: Expert, history: History, positions: Ints, steps: int) -> Floats:
-    """The expert's paths from these positions; NaN where it fails or says what is no load. Shape (positions, steps)."""
+def _outlook(expert: Expert, history: History, positions: Ints, steps: int) -> tuple[Floats, Floats]:
+    """The expert's mean and peak of the horizon after these positions; NaN where it fails or says what is no load. Shapes (positions,)."""
     try:
         with np.errstate(all="ignore"):
-            path = expert.predict_many(history, positions, steps)
+            said = outlook_of(expert, history, positions, steps)
     except Exception:  # an expert may fail in any way; here it then has said nothing
-        return np.full((len(positions), steps), np.nan)
-    sound: Bools = np.asarray((np.isfinite(path) & (path >= 0)).all(axis=1))
-    return np.asarray(np.where(sound[:, None], path, np.nan))
+        return np.full(len(positions), np.nan), np.full(len(positions), np.nan)
+    peak = said.mean
+    if said.peak is not None:
+        peak = said.peak[:, PEAK_QUANTILES.index(0.5)]
+    elif said.path is not None:
+        peak = said.path.max(axis=1)
+    return _loads(said.mean), _loads(peak)
+
+
+def _loads(said: Floats) -> Floats:
+    sound: Bools = np.asarray(np.isfinite(said) & (said >= 0.0))
+    return np.asarray(np.where(sound, said, np.nan))
