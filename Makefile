@@ -70,6 +70,10 @@ bench: setup ## Hold the policy against its rivals' own code over the traces of 
 bench-forecast: setup ## Measure the forecaster on every multi-day trace of TRACES=folder, and write the tables of docs/forecasting.md
 	$(BIN)/python tests/bench/forecast.py --traces $(TRACES) --docs docs/forecasting.md $(BENCH)
 
+.PHONY: bench-serving
+bench-serving: setup ## Measure the engine: speed, memory and accuracy by precision, batching, start (about 8 minutes); writes docs/serving.md
+	$(BIN)/python tests/bench/serving.py
+
 .PHONY: setup
 setup: $(VENV)/.synced ## Make the virtual environment (every other target does this by itself)
 

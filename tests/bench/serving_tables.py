@@ -120,6 +120,17 @@ def start(figures: dict[str, Any]) -> list[str]:
     return rows
 
 
+def classes() -> list[str]:
+    """The declared table of model classes."""
+    from deepseek_serving.routes import CLASSES
+
+    rows = ["| `model_type` | models | pictures | engines | rests on |", "|---|---|---|---|---|"]
+    return rows + [
+        f"| `{row.model_type}` | {row.name} | {'yes' if row.pictures else 'no'} | {', '.join(row.engines)} | {row.evidence} |"
+        for row in CLASSES
+    ]
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "decode": decode,
     "memory": memory,
@@ -141,7 +152,7 @@ def put(page: str, name: str, lines: list[str]) -> str:
 
 def write(root: Path, figures: dict[str, dict[str, Any]]) -> None:
     """Write the tables of the parts that were measured, and the picture."""
-    page = (root / PAGE).read_text(encoding="utf-8")
+    page = put((root / PAGE).read_text(encoding="utf-8"), "classes", classes())
     for part, own in figures.items():
         page = put(page, part, TABLES[part](own))
     (root / PAGE).write_text(page, encoding="utf-8")

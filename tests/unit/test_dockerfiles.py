@@ -112,11 +112,11 @@ def test_the_command_is_the_distributions_and_the_ports_are_the_charts(image: st
 
 # ----------------------------------------------------------------------------------------------------- what is installed
 
-EXTRAS = {"operator": (), "forecaster": ("models", "server"), "serving": ("runtime",)}
+EXTRAS = {"operator": (), "forecaster": ("models", "server"), "serving": ("runtime", "cpu-fast")}
 HOLDS = {
     "operator": ({"kopf", "kubernetes", "prometheus-api-client", "pydantic"}, {"torch", "ray", "statsmodels", "numpy", "transformers"}),
     "forecaster": ({"torch", "statsmodels", "aiohttp", "pydantic"}, {"ray", "transformers", "kubernetes", "kopf"}),
-    "serving": ({"ray", "torch", "transformers", "fastapi", "pydantic"}, {"statsmodels", "kubernetes", "kopf"}),
+    "serving": ({"ray", "torch", "transformers", "onnxruntime", "fastapi", "pydantic"}, {"statsmodels", "kubernetes", "kopf"}),
 }
 
 

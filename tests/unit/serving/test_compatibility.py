@@ -76,6 +76,14 @@ def test_nodes_are_named_that_hold_it(tmp_path: Path) -> None:
     assert fits["gpu 24 GB (L4, A10)"]
 
 
+def test_the_page_s_table_is_the_declared_one() -> None:
+    """docs/serving.md has one row for each class, with its engines."""
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("`"): tuple(row[3].split(", ")) for row in rows if len(row) == 5 and row[0] != "`model_type`"}
+    assert told == {row.model_type: tuple(engine.value for engine in row.engines) for row in routes.CLASSES}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
