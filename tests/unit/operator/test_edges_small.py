@@ -282,6 +282,18 @@ def test_keys_are_mounted_in_the_workers_and_what_may_be_given_up_reaches_the_re
     assert args["degrade"] == {"atQueuePercent": 50, "maxOutputTokens": 64, "quantization": "int4"}
 
 
+def test_the_replicas_own_port_is_declared_by_the_workers_alone() -> None:
+    """directPort 8100 → a port of that number in the workers, and in what the replicas are told; absent: neither."""
+    for port in (8100, None):
+        spec = compiled(serving={"directPort": port} if port else {})["spec"]
+        worker, head = (
+            {each["name"]: each["containerPort"] for each in template["template"]["spec"]["containers"][0]["ports"]}
+            for template in (spec["rayClusterConfig"]["workerGroupSpecs"][0], spec["rayClusterConfig"]["headGroupSpec"])
+        )
+        assert (worker.get("direct"), head.get("direct"), worker["serve"]) == (port, None, 8000)
+        assert yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"]["serving"]["directPort"] == (port or 0)
+
+
 def service_of(spec: dict[str, Any]) -> dict[str, Any]:
     parsed = DeepSeekDeployment.model_validate({"spec": {"model": {"source": "hf://a/b"}, **spec}}).spec
     body = compile_service("default", "chat", "u", parsed, 2, CompileOptions())

@@ -165,6 +165,7 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
             max_output_tokens=limits.max_output_tokens,
             max_tokens_per_second=limits.max_tokens_per_second,
             request_timeout_seconds=limits.request_timeout_seconds,
+            direct_port=limits.direct_port or 0,
         ),
         degrade=DegradeSettings.model_validate(limits.degrade.model_dump()),
         access=AccessSettings(keys_folder=KEYS_FOLDER if limits.api_keys_secret else "", remote_image_hosts=tuple(limits.remote_image_hosts)),
@@ -234,6 +235,7 @@ def _pod_template(name: str, spec: api.DeepSeekDeploymentSpec, options: CompileO
             *([{"name": "gcs", "containerPort": 6379}, {"name": "dashboard", "containerPort": 8265}] if head else []),
             {"name": "serve", "containerPort": SERVE_PORT},
             {"name": "metrics", "containerPort": 8080},
+            *([{"name": "direct", "containerPort": spec.serving.direct_port}] if spec.serving.direct_port and not head else []),
         ],
     }
     pod: dict[str, Any] = {
