@@ -66,6 +66,10 @@ tiny-model: setup ## Train the tiny multimodal model that demo and tests serve (
 bench: setup ## Hold the policy against its rivals' own code over the traces of TRACES=folder: docs/benchmark.md (QUICK=1 for a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m bench --traces $(TRACES) --jobs $(JOBS) $(if $(QUICK),--quick) $(BENCH)
 
+.PHONY: bench-real
+bench-real: setup ## Play one compressed stretch on real Ray nodes, under our modes and Ray's own autoscaler, beside the simulator: docs/benchmark-real.md
+	PYTHONPATH=tests $(BIN)/python -m bench.real_day $(if $(TRACE),--trace $(TRACE)) --docs docs/benchmark-real.md $(BENCH)
+
 .PHONY: bench-forecast
 bench-forecast: setup ## Measure the forecaster on every multi-day trace of TRACES=folder, and write the tables of docs/forecasting.md
 	$(BIN)/python tests/bench/forecast.py --traces $(TRACES) --docs docs/forecasting.md $(BENCH)

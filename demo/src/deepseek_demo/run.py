@@ -112,7 +112,7 @@ def run(options: Options, say: Say) -> int:
     with LocalCluster(ray_nodes=options.pacing.nodes, kuberay=True, probe_period_seconds=1.0, progress=_progress) as cluster:
         programs = Programs(cluster)
         try:
-            player, recording = _start_and_play(show, cluster, programs)
+            player, recording = start_and_play(show, cluster, programs)
         finally:
             programs.keep_logs(show.out / "logs")
     return _sum_up(show, player, recording)
@@ -135,7 +135,7 @@ def _settle(options: Options, say: Say) -> Show:
     return Show(options, out, chosen, letters, subject, say, begun)
 
 
-def _start_and_play(show: Show, cluster: LocalCluster, programs: Programs) -> tuple[Player, Recording]:
+def start_and_play(show: Show, cluster: LocalCluster, programs: Programs) -> tuple[Player, Recording]:
     """Bring the service up as it was before the play, give Prometheus its past, hand the node count to the forecast, play."""
     show.say(f"cluster    {show.since_command()}: API server, KubeRay and {show.options.pacing.nodes} Ray nodes are up")
     step_seconds = show.stage.step_seconds

@@ -33,6 +33,7 @@ class Subject:
     tokens_per_second: int
     horizon_seconds: int
     mode: api.Mode = "Predictive"
+    max_ongoing_requests: int = 8
 
     def manifest(self, running: int | None = None) -> dict[str, Any]:
         """The object as it is applied; with `running` in mode Manual with that many nodes, as it was before the play."""
@@ -56,7 +57,7 @@ class Subject:
         spec = {
             "model": model,
             "serving": {
-                "maxOngoingRequests": 8,
+                "maxOngoingRequests": self.max_ongoing_requests,
                 "maxQueuedRequests": 256,
                 "maxOutputTokens": 64,
                 "maxTokensPerSecond": self.tokens_per_second,

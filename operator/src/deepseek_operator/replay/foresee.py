@@ -75,5 +75,6 @@ def _walk(
         horizon_seconds=question.whole_seconds,
         quantiles=question.quantiles,
         season_seconds=season_seconds,
+        refit_seconds=season_seconds,
         progress=progress,
     )
