@@ -1,60 +1,72 @@
 """A small LSTM that answers the whole horizon at once, trained on one series.
 
-Everything it sees is a log-ratio to the present ten-minute level, so it works at any size of load. Its recurrence reads the last four hours in
-ten-minute blocks and then the newest steps one by one, each beside what the day before had at that time; its head also sees, directly, how the
-load went on from here on the days before. It starts as "the level stays" and learns what to add.
+Everything it sees is a log-ratio to the present ten-minute level, so it works at any size of load. One recurrence reads the newest steps one by
+one; another reads ten-minute blocks, from three hours ago to past the end of the horizon: beside what is known of today stand yesterday, last
+week and the mean of the last seven days, which go on where today ends. The columns that boosting sees come in at the side. It starts as "the
+level stays" and learns what to add to the mean, and to three quantiles of the peak.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .expert import Bools, Floats, History, Ints, NotEnoughHistoryError, State
+from .columns import columns
+from .expert import PEAK_QUANTILES, Floats, History, Ints, NotEnoughHistoryError, Outlook, State
+from .windows import Windows, least_history, ready, windows_of
 
 HIDDEN = 32
-BLOCKS = 24
 NEWEST = 16
-DAYS_BACK = (1, 2, 3, 7)
-SEGMENTS = 12
-"""The horizon is learned in at most this many pieces; within and between them the path is interpolated."""
-WINDOWS = 6_000
-BATCH = 128
-UPDATES = 900
+BLOCKS = 18
+MOST_AHEAD = 9
+PROFILE_DAYS = 7
+CHANNELS = 7
+BATCH = 256
+UPDATES = 700
 """About 10 s on one core."""
-LEARNING_RATE = 4e-3
-DROPOUT = 0.2
+LEARNING_RATE = 3e-3
+DROPOUT = 0.3
 NOISE = 0.1
 AVERAGE_DECAY = 0.99
 WEIGHT_DECAY = 1e-3
 SEED = 20_250
-LIMIT = 6.0
-"""Inputs and outputs are kept within this many spreads of the training targets."""
+LIMIT = 4.0
+"""Inputs are kept within this many of their standard deviations …"""
+FURTHEST = 8.0
+"""… and answers within this many of the training targets'."""
+LEAST_KNOWN = 0.25
+"""A column that is known in fewer of the training windows is left out: what cannot be learned from is noise."""
 CHUNK = 2_048
+QUANTILES = (0.5, *PEAK_QUANTILES)
+
+Singles = NDArray[np.float32]
 
 
 class Net(nn.Module):
-    """(batch, BLOCKS + NEWEST, 4) and (batch, columns) → (batch, segments), all in spreads of the training targets."""
+    """(batch, NEWEST, 1), (batch, BLOCKS + ahead, CHANNELS) and (batch, columns) → (batch, outputs), in spreads of the training targets."""
 
-    def __init__(self, columns: int, segments: int) -> None:
+    def __init__(self, seen: int) -> None:
         super().__init__()
-        self.recurrence = nn.LSTM(4, HIDDEN, batch_first=True)
-        self.mix = nn.Linear(HIDDEN + columns, 2 * HIDDEN)
-        self.out = nn.Linear(2 * HIDDEN, segments)
-        self.skip = nn.Linear(columns, segments)
+        self.steps = nn.LSTM(1, HIDDEN // 2, batch_first=True)
+        self.blocks = nn.LSTM(CHANNELS, HIDDEN, batch_first=True)
+        self.mix = nn.Linear(HIDDEN // 2 + HIDDEN + seen, 2 * HIDDEN)
+        self.out = nn.Linear(2 * HIDDEN, len(QUANTILES))
+        self.skip = nn.Linear(seen, len(QUANTILES))
         self.dropout = nn.Dropout(DROPOUT)
         for layer in (self.out, self.skip):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, sequence: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The log-ratio of each segment's load to the present level, in spreads."""
-        _, (hidden, _) = self.recurrence(sequence)
-        together = torch.cat((self.dropout(hidden[0]), columns), dim=1)
-        mixed = self.dropout(torch.nn.functional.silu(self.mix(together)))
-        answer: torch.Tensor = self.out(mixed) + self.skip(columns)
+    def forward(self, newest: torch.Tensor, blocks: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """The log-ratios to the present level of the mean's median and of the peak's quantiles, in spreads."""
+        _, (short, _) = self.steps(newest)
+        _, (long, _) = self.blocks(blocks)
+        together = torch.cat((self.dropout(short[0]), self.dropout(long[0]), self.dropout(seen)), dim=1)
+        mixed = self.dropout(nn.functional.silu(self.mix(together)))
+        answer: torch.Tensor = self.out(mixed) + self.skip(seen)
         return answer
 
 
@@ -66,153 +78,140 @@ class Lstm:
     def __init__(self, updates: int = UPDATES) -> None:
         self._updates = updates
         self.steps = 0
-        self.spread = 1.0
         self.lags: tuple[int, ...] = ()
+        self.spread = 1.0
+        self.kept: Ints = np.zeros(0, dtype=np.int64)
+        self.middle: Floats = np.zeros(0)
+        self.scale: Floats = np.zeros(0)
         self.net: Net | None = None
 
     def minimum_history(self, day: float, steps: int) -> int:
-        """What one window needs before and after it, and 150 windows."""
-        return (BLOCKS + 1) * max(1, round(day / 144)) + steps + 150
+        """An hour, the horizon, and 150 windows."""
+        return least_history(day, steps)
 
     def fit(self, history: History, steps: int) -> None:
-        """Train on up to 6,000 windows; the same history gives the same net. NotEnoughHistoryError below 150 windows."""
+        """Train on up to 12,000 windows; the same history gives the same net. NotEnoughHistoryError below 150 windows."""
         torch.set_num_threads(1)
-        first = self._reach(history)
-        # a lag is learned from only where at least half of the windows can see it
-        usable = len(history) - steps - first
-        self.lags = tuple(days for days in DAYS_BACK if usable > 0 and round(days * history.day) - first < usable / 2)
-        origins = np.arange(first, len(history) - steps, dtype=np.int64)
-        known = np.isfinite(history.values)
-        running = np.concatenate(([0], np.cumsum(known)))
-        if len(origins):
-            # at least half of the path and half of the last ten minutes must be known
-            came = running[origins + 1 + steps] - running[origins + 1]
-            seen = running[origins + 1] - running[np.maximum(origins + 1 - history.window, 0)]
-            origins = origins[(2 * came >= steps) & (2 * seen >= history.window)]
-        if len(origins) < 150:
-            raise NotEnoughHistoryError(f"lstm needs at least {self.minimum_history(history.day, steps)} known steps, had {int(known.sum())}")
-        origins = origins[np.linspace(0, len(origins) - 1, min(WINDOWS, len(origins))).round().astype(np.int64)]
-        self.steps = steps
-        targets, present = self._targets(history, origins)
-        spread = float(np.std(targets[present]))
+        windows = windows_of(history, steps)
+        if windows is None:
+            known = int(np.isfinite(history.values).sum())
+            raise NotEnoughHistoryError(f"lstm needs at least {self.minimum_history(history.day, steps)} known steps, had {known}")
+        self.steps, self.lags = steps, windows.lags
+        spread = float(np.std(windows.mean))
         self.spread = spread if spread > 1e-6 else 1.0
-        sequence, columns = self._inputs(history, origins)
-        wanted = torch.from_numpy(np.clip(targets / self.spread, -LIMIT, LIMIT).astype(np.float32))
-        self.net = self._train(sequence, columns, wanted, torch.from_numpy(present.astype(np.float32)))
+        share = np.isfinite(windows.columns).mean(axis=0)
+        self.kept = np.flatnonzero(share >= LEAST_KNOWN)
+        shown = windows.columns[:, self.kept]
+        self.middle = np.nanmean(shown, axis=0)
+        scale = np.nanstd(shown, axis=0)
+        self.scale = np.where(scale > 1e-6, scale, 1.0)
+        wanted = np.stack([windows.mean] + [windows.peak] * len(PEAK_QUANTILES), axis=1) / self.spread
+        newest, blocks = self._sequences(history, windows.origins, windows.level)
+        self.net = self._train(newest, blocks, self._side(windows.columns), _single(np.clip(wanted, -FURTHEST, FURTHEST)), windows)
 
     def predict_many(self, history: History, origins: Ints, steps: int) -> Floats:
-        """The path after each origin, shape (origins, steps): NaN where less than four hours lie before, flat beyond the learned horizon."""
+        """The horizon's mean, repeated. Shape (origins, steps)."""
+        return np.repeat(self.outlook_many(history, origins, steps).mean[:, None], steps, axis=1)
+
+    def outlook_many(self, history: History, origins: Ints, steps: int) -> Outlook:
+        """Mean and peak quantiles; a horizon longer than was learned is answered as the longest that was."""
         if self.net is None:
             raise ValueError("lstm must be fitted or restored before it is asked")
-        path = np.full((len(origins), steps), np.nan)
-        ready = np.flatnonzero(origins >= self._reach(history))
-        learned = segment_edges(self.steps)
-        centers = (learned[:-1] + learned[1:] - 1) / 2
-        for start in range(0, len(ready), CHUNK):
-            rows = ready[start : start + CHUNK]
-            sequence, columns = self._inputs(history, origins[rows])
+        mean, peak = np.full(len(origins), np.nan), np.full((len(origins), len(PEAK_QUANTILES)), np.nan)
+        for start in range(0, len(origins), CHUNK):
+            part = slice(start, start + CHUNK)
+            seen = columns(history, origins[part], np.full(len(origins[part]), min(steps, self.steps)), self.lags)
+            level = np.where(ready(history, origins[part]), seen.level, np.nan)
+            newest, blocks = self._sequences(history, origins[part], np.where(np.isfinite(level), level, 0.0))
             with torch.inference_mode():
-                answer = self.net(sequence, columns).numpy().astype(np.float64)
-            moves = self.spread * np.clip(answer, -LIMIT, LIMIT)
-            at = np.arange(steps)
-            along = np.stack([np.interp(at, centers, row) for row in moves])
-            path[rows] = np.maximum(np.exp(history.level[origins[rows]][:, None] + along) - history.floor, 0.0)
-        return path
+                answer = self.net(*(torch.from_numpy(array) for array in (newest, blocks, self._side(seen.rows))))
+            ratios = np.clip(answer.numpy().astype(np.float64), -FURTHEST, FURTHEST) * self.spread
+            loads = np.maximum(np.exp(level[:, None] + ratios) - history.floor, 0.0)
+            mean[part], peak[part] = loads[:, 0], np.sort(loads[:, 1:], axis=1)
+        return Outlook(mean=mean, peak=peak)
 
     def state(self) -> State:
-        """The net's arrays, and what its inputs and outputs mean."""
+        """The weights and what they were taught with."""
         if self.net is None:
-            raise ValueError("lstm must be fitted before its state is taken")
-        weights = {f"net.{name}": tensor.numpy() for name, tensor in self.net.state_dict().items()}
-        return weights | {"about": np.array([self.steps, self.spread]), "lags": np.array(self.lags, dtype=np.int64)}
+            return {}
+        weights = {f"net_{name}": array.numpy() for name, array in self.net.state_dict().items()}
+        taught = np.array([self.steps, self.spread, *self.lags])
+        return {"taught": taught, "kept": self.kept, "middle": self.middle, "scale": self.scale, **weights}
 
     def restore(self, state: State) -> None:
-        """Take over a net; ValueError when its arrays do not fit this form."""
+        """Take weights over; ValueError when they are not of this net."""
+        wanted = {"taught", "kept", "middle", "scale"}
+        if not wanted <= set(state) or len(state["taught"]) < 2 or not len(state["kept"]) == len(state["middle"]) == len(state["scale"]):
+            raise ValueError(f"lstm needs the arrays {', '.join(sorted(wanted))} and those of its net, had {sorted(state)}")
+        net = Net(len(state["kept"]))
         try:
-            steps, spread = (float(number) for number in state["about"])
-            lags = tuple(int(days) for days in state["lags"])
-            net = Net(_columns(lags, int(steps)), len(segment_edges(int(steps))) - 1)
-            arrays = {name.removeprefix("net."): array for name, array in state.items() if name.startswith("net.")}
-            net.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"lstm needs the arrays of a net of this form: {error}") from error
-        if not set(lags) <= set(DAYS_BACK) or not spread > 0:
-            raise ValueError(f"lstm needs lags out of {DAYS_BACK} and a spread above 0, had {lags} and {spread}")
-        self.steps, self.spread, self.lags, self.net = int(steps), spread, lags, net.eval()
+            net.load_state_dict(
+                {name.removeprefix("net_"): torch.from_numpy(array) for name, array in state.items() if name.startswith("net_")}
+            )
+        except RuntimeError as error:
+            raise ValueError(f"lstm needs the weights of this net: {error}") from error
+        steps, spread, *lags = state["taught"].tolist()
+        self.steps, self.spread, self.lags = int(steps), float(spread), tuple(int(days) for days in lags)
+        self.kept, self.middle, self.scale, self.net = state["kept"], state["middle"], state["scale"], net.eval()
 
-    def _reach(self, history: History) -> int:
-        """The first position with the whole sequence before it."""
-        return max(BLOCKS * history.window + NEWEST, NEWEST)
+    def _side(self, rows: Floats) -> Singles:
+        """The columns that could be learned, in standard deviations around their middle; 0 where unknown."""
+        scaled = (rows[:, self.kept] - self.middle) / self.scale
+        return _single(np.where(np.isfinite(scaled), np.clip(scaled, -LIMIT, LIMIT), 0.0))
 
-    def _targets(self, history: History, origins: Ints) -> tuple[Floats, Bools]:
-        """log(mean load of each segment + floor) − level, and which of them are known: shapes (origins, segments)."""
-        edges = segment_edges(self.steps)
-        known = np.isfinite(history.values)
-        sums = np.concatenate(([0.0], np.cumsum(np.where(known, history.values, 0.0))))
-        counts = np.concatenate(([0], np.cumsum(known)))
-        at = origins[:, None] + 1 + edges[None, :]
-        number = np.diff(counts[at], axis=1)
-        mean = np.maximum(np.diff(sums[at], axis=1), 0.0) / np.maximum(number, 1)
-        return np.log(mean + history.floor) - history.level[origins][:, None], np.asarray(number > 0)
+    def _sequences(self, history: History, origins: Ints, level: Floats) -> tuple[Singles, Singles]:
+        """The newest steps, and the blocks, as the net sees them: shapes (origins, NEWEST, 1) and (origins, BLOCKS + ahead, CHANNELS)."""
+        window, after = history.window, origins[:, None] + 1
+        places = after - np.arange(NEWEST, 0, -1)
+        newest = _logs(history, places, places + 1) - level[:, None]
+        ahead = min(MOST_AHEAD, -(-self.steps // window) + 2)
+        blocks = after + window * np.arange(-BLOCKS, ahead)
+        today = np.where(blocks < after, _logs(history, blocks, blocks + window) - level[:, None], np.nan)
+        days = []
+        for back in range(1, PROFILE_DAYS + 1):
+            lag = round(back * history.day)
+            reached = after - lag - window >= 0
+            stood = _logs(history, after - lag - window, after - lag)
+            # what lies ahead of that day's moment must still be past
+            past = (blocks - lag + window <= after) & reached
+            days.append(np.where(past, _logs(history, blocks - lag, blocks - lag + window) - stood, np.nan))
+        together = np.stack(days)
+        known = np.isfinite(together)
+        number = known.sum(axis=0)
+        profile = np.where(number > 0, np.where(known, together, 0.0).sum(axis=0) / np.maximum(number, 1), np.nan)
+        yesterday = days[0] if 1 in self.lags else np.full(blocks.shape, np.nan)
+        last_week = days[6] if 7 in self.lags else np.full(blocks.shape, np.nan)
+        profile = profile if 1 in self.lags else np.full(blocks.shape, np.nan)
+        told = [np.where(np.isfinite(one), np.clip(one / self.spread, -LIMIT, LIMIT), 0.0) for one in (today, yesterday, last_week, profile)]
+        masks = [np.isfinite(one).astype(np.float64) for one in (today, yesterday, last_week)]
+        steps = np.where(np.isfinite(newest), np.clip(newest / self.spread, -LIMIT, LIMIT), 0.0)
+        return _single(steps[:, :, None]), _single(np.stack([*told, *masks], axis=2))
 
-    def _inputs(self, history: History, origins: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the net sees at each origin: shapes (origins, BLOCKS + NEWEST, 4) and (origins, columns)."""
-        window = history.window
-        level = history.level[origins][:, None]
-        # a block's level is the trailing mean at its end; the newest steps are themselves
-        ends = origins[:, None] - NEWEST - window * np.arange(BLOCKS - 1, -1, -1)[None, :]
-        newest = origins[:, None] - np.arange(NEWEST - 1, -1, -1)[None, :]
-        times = np.concatenate((ends, newest), axis=1)
-        now = np.concatenate((history.level[ends], history.logs[newest]), axis=1) - level
-        day = round(history.day)
-        there = (times - day >= 0) & (1 in self.lags) & (day > window)
-        before = np.where(there, history.smooth[times - day] - history.level[np.maximum(origins - day, 0)][:, None], 0.0)
-        there &= np.isfinite(before)
-        kind = np.broadcast_to(np.concatenate((np.zeros(BLOCKS), np.ones(NEWEST))), times.shape)
-        scaled = [self._scaled(now), self._scaled(np.where(there, before, 0.0)), there.astype(np.float64), kind]
-        sequence = np.stack(scaled, axis=2)
-        edges = segment_edges(self.steps)
-        centers = np.round((edges[:-1] + edges[1:] - 1) / 2).astype(np.int64)
-        columns = [self._scaled(now[:, -5:])]
-        for days in self.lags:
-            lag = round(days * history.day)
-            ahead = origins[:, None] + 1 + centers[None, :] - lag
-            # the smoothed past must end before the origin
-            seen = (ahead - window >= 0) & (ahead + window <= origins[:, None])
-            moves = np.where(seen, history.smooth[ahead] - history.level[np.maximum(origins - lag, 0)][:, None], np.nan)
-            seen &= np.isfinite(moves)
-            columns += [self._scaled(np.where(seen, moves, 0.0)), seen.mean(axis=1, keepdims=True)]
-            # how today stands against that day
-            stand = np.where(origins >= lag, history.level[origins] - history.level[np.maximum(origins - lag, 0)], 0.0)
-            columns.append(self._scaled(stand[:, None]))
-        turns = 2 * np.pi * history.phase(origins)[:, None] * np.array([1.0, 2.0])[None, :]
-        in_season = 1.0 if 1 in self.lags else 0.0
-        columns += [in_season * np.sin(turns), in_season * np.cos(turns)]
-        return torch.from_numpy(sequence.astype(np.float32)), torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
-
-    def _scaled(self, ratios: Floats) -> Floats:
-        return np.clip(ratios / self.spread, -LIMIT, LIMIT)
-
-    def _train(self, sequence: torch.Tensor, columns: torch.Tensor, wanted: torch.Tensor, present: torch.Tensor) -> Net:
-        """Minimize the absolute error of the segments and of the horizon's mean; gives the running average of the nets."""
+    def _train(self, newest: Singles, blocks: Singles, seen: Singles, wanted: Singles, windows: Windows) -> Net:
+        """Minimize the pinball losses of mean and peak, weighted by load; gives the running average of the nets."""
+        inputs = [torch.from_numpy(array) for array in (newest, blocks, seen)]
+        targets = torch.from_numpy(wanted)
+        load = torch.from_numpy(_single(windows.load / windows.load.mean()))[:, None]
+        levels = torch.tensor(QUANTILES, dtype=torch.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            net = Net(columns.shape[1], wanted.shape[1])
+            net = Net(seen.shape[1])
             average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))  # type: ignore[no-untyped-call]
             optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=self._updates)
             for _ in range(self._updates):
-                rows = torch.randint(len(sequence), (BATCH,))
-                heard = sequence[rows]
-                heard = torch.cat((heard[:, :, :2] + NOISE * torch.randn(BATCH, heard.shape[1], 2), heard[:, :, 2:]), dim=2)
-                answer = net(heard, columns[rows] + NOISE * torch.randn(BATCH, columns.shape[1]))
-                known, error = present[rows], answer - wanted[rows]
-                number = known.sum(dim=1).clamp(min=1.0)
-                whole = ((error * known).sum(dim=1) / number).abs()
-                loss = (((error.abs() * known).sum(dim=1) / number) + whole).mean()
+                rows = torch.randint(len(targets), (BATCH,))
+                steps, series, side = (one[rows] for one in inputs)
+                answer = net(
+                    steps + NOISE * torch.randn_like(steps),
+                    torch.cat((series[:, :, :4] + NOISE * torch.randn_like(series[:, :, :4]), series[:, :, 4:]), dim=2),
+                    side + NOISE * torch.randn_like(side),
+                )
+                short = targets[rows] - answer
+                loss = (load[rows] * torch.maximum(levels * short, (levels - 1.0) * short)).mean()
                 optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 average.update_parameters(net)
@@ -221,11 +220,9 @@ class Lstm:
         return averaged.eval()
 
 
-def segment_edges(steps: int) -> Ints:
-    """Where the pieces of a horizon begin and end: min(steps, SEGMENTS) pieces as even as whole steps allow. Shape (segments + 1,)."""
-    return np.linspace(0, steps, min(steps, SEGMENTS) + 1).round().astype(np.int64)
+def _logs(history: History, starts: Ints, ends: Ints) -> Floats:
+    return np.asarray(np.log(history.mean_between(starts, ends) + history.floor))
 
 
-def _columns(lags: tuple[int, ...], steps: int) -> int:
-    """How many columns the head sees: 5 newest, per lag the segments, their share seen and how today stands, and four of the time of day."""
-    return 5 + len(lags) * (min(steps, SEGMENTS) + 2) + 4
+def _single(rows: Floats) -> Singles:
+    return np.ascontiguousarray(rows, dtype=np.float32)
