@@ -9,6 +9,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import promql_parser
 import pytest
 from fakes import Answer, http_server, prometheus_says
 
@@ -208,3 +209,9 @@ async def test_a_query_that_nobody_has_any_more_is_forgotten() -> None:
         await prometheus.read(0, 60, ["sum(a)", "sum(b)"])
         assert set((await prometheus.read(0, 60, ["sum(b)"])).own) == {"sum(b)"}
         prometheus.close()
+
+
+def test_the_fleet_query_is_promql() -> None:
+    """Read by a parser of PromQL, for a window of a second and of a minute."""
+    for window in (1, 60):
+        assert promql_parser.parse(fleet_query(window)) is not None
