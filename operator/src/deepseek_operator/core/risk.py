@@ -55,11 +55,12 @@ def nodes_that_pay(loads: Sequence[tuple[float, float]], node_capacity: float, q
     if lowest >= most * node_capacity:
         return most
     nodes = math.floor(lowest / node_capacity)
+    carried = _carried(loads, nodes * node_capacity)
     while nodes < most and nodes * node_capacity < highest:
-        needed = (_carried(loads, (nodes + 1) * node_capacity) - _carried(loads, nodes * node_capacity)) / node_capacity
-        if needed <= 1.0 - quantile:
+        with_one_more = _carried(loads, (nodes + 1) * node_capacity)
+        if (with_one_more - carried) / node_capacity <= 1.0 - quantile:
             break
-        nodes += 1
+        nodes, carried = nodes + 1, with_one_more
     return nodes
 
 
