@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(way: str) -> Iterator[int]:
-    """The application in a Ray of its own; the port to ask."""
+def served(way: str) -> Iterator[tuple[int, int]]:
+    """The application in a Ray of its own: the port to ask, and the process from which all of Ray descends."""
     port, own, lowest = free_port(), free_port(), 31_000 + random.randrange(2000) * 10
     environment = {
         **os.environ,
@@ -208,7 +208,7 @@ def served(way: str) -> Iterator[int]:
                     break
             else:
                 raise RuntimeError(f"{way} did not start:\n" + "".join(lines[-40:]))
-            yield own if way == "own" else lowest if way.startswith("direct") else port
+            yield own if way == "own" else lowest if way.startswith("direct") else port, driver.pid
         finally:
             driver.stdin.close()
             try:
@@ -219,48 +219,78 @@ def served(way: str) -> Iterator[int]:
             driver.stdout.close()
 
 
-def measure_way(port: int) -> dict[str, Any]:
-    load(kind="closed", port=port, clients=4, seconds=2, tokens=4, stream=False)  # warm
-    return {
-        "one": load(kind="closed", port=port, clients=1, seconds=4, tokens=4, stream=False),
-        "sixteen": load(kind="closed", port=port, clients=16, seconds=6, tokens=4, stream=False),
-        "stream": load(kind="closed", port=port, clients=16, seconds=6, tokens=64, stream=True),
-    }
+ROUNDS = 7
+PARTS: dict[str, dict[str, Any]] = {
+    "one": {"clients": 1, "tokens": 4, "stream": False},
+    "sixteen": {"clients": 16, "tokens": 4, "stream": False},
+    "stream": {"clients": 16, "tokens": 64, "stream": True},
+}
+
+
+def cpu_seconds(root: int) -> float:
+    """Processor time of a process and all that descend from it, so far."""
+    ticks: dict[int, tuple[int, float]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            ticks[int(stat.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for pid, (_, seconds) in ticks.items():
+        at = pid
+        while at in ticks and at != root:
+            at = ticks[at][0]
+        total += seconds if at == root else 0.0
+    return total
 
 
 def measure_ingress(only: list[str]) -> dict[str, Any]:
-    """Each way in, with a bare server measured before and after it on the same machine."""
+    """Each way in beside a bare server; the two take turns, so that a busy machine slows both."""
     known = RESULTS / "ingress.json"
     figures: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {}
     for way in only or WAYS:
-        with run_attacked({**ECHO}) as bare:
-            before = measure_way(bare.port)
         try:
-            with served(way) as port:
-                there = measure_way(port)
+            with run_attacked({**ECHO}) as bare, served(way) as (port, driver):
+                figures[way] = take_turns({"bare": (bare.port, bare.process.pid), "there": (port, driver)})
         except RuntimeError as error:
             print(error, file=sys.stderr)
             continue
-        with run_attacked({**ECHO}) as bare:
-            after = measure_way(bare.port)
-        figures[way] = {"there": there, "bare": [before, after]}
         print(way, json.dumps(figures[way]), flush=True)
     return figures
+
+
+def take_turns(servers: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {part: [] for part in PARTS}
+    for part, told in PARTS.items():
+        for port, _ in servers.values():
+            load(kind="closed", port=port, seconds=1, **told)
+        for _ in range(ROUNDS):
+            turn = {}
+            for name, (port, pid) in servers.items():
+                before = cpu_seconds(pid)
+                turn[name] = load(kind="closed", port=port, seconds=2, **told)
+                turn[name]["cpu_seconds"] = cpu_seconds(pid) - before
+            seen[part].append(turn)
+    return seen
 
 
 # ------------------------------------------------------------------------------------------------------------------ write
 
 
-def ratio(way: dict[str, Any], part: str, figure: str) -> tuple[float, float, float]:
-    """Middle, lowest and highest of there ÷ bare, by the bare runs before and after."""
-    there = way["there"][part][figure]
-    both = sorted(there / bare[part][figure] for bare in way["bare"])
-    return sum(both) / 2, both[0], both[1]
+def middle(turns: list[dict[str, Any]], figure: str) -> tuple[float, float, float]:
+    """Of there ÷ bare, turn by turn: median, lowest, highest."""
+    ratios = sorted(turn["there"][figure] / turn["bare"][figure] for turn in turns if turn["there"][figure] and turn["bare"][figure])
+    return statistics.median(ratios), ratios[0], ratios[-1]
+
+
+def cpu_per(turns: list[dict[str, Any]], name: str, of: int) -> float:
+    """Microseconds of processor time on the server's side for each request, or for each of its `of` tokens; the median turn."""
+    return statistics.median(turn[name]["cpu_seconds"] / (turn[name]["per_second"] * 2 * of) * 1e6 for turn in turns)
 
 
 def ingress_table(figures: dict[str, Any]) -> list[str]:
     lines = [
-        "| way in | requests/s ÷ bare, 16 clients (by the bare run before – after) | 1 client | µs per streamed token, 16 clients | bare |",
+        "| way in | requests/s ÷ bare, 16 clients (lowest – highest turn) | 1 client | processor time of a request, µs (bare) "
+        "| a streamed token takes, µs (bare) |",
         "|---|---|---|---|---|",
     ]
     for name, (title, _) in WAYS.items():
@@ -268,13 +298,14 @@ def ingress_table(figures: dict[str, Any]) -> list[str]:
             lines.append(f"| {title} | did not start | | | |")
             continue
         way = figures[name]
-        middle, low, high = ratio(way, "sixteen", "per_second")
-        one, *_ = ratio(way, "one", "per_second")
-        bare = [run["stream"]["microseconds_per_token"] for run in way["bare"]]
-        failed = sum(way["there"][part]["failed"] for part in ("one", "sixteen", "stream"))
+        share, low, high = middle(way["sixteen"], "per_second")
+        one, *_ = middle(way["one"], "per_second")
+        token = {who: min(turn[who]["microseconds_per_token"] for turn in way["stream"]) for who in ("there", "bare")}
+        failed = sum(turn["there"]["failed"] for turns in way.values() for turn in turns)
         lines.append(
-            f"| {title}{f' ({failed} failed)' if failed else ''} | **{middle:.0%}** ({low:.0%} – {high:.0%}) | {one:.0%} "
-            f"| {way['there']['stream']['microseconds_per_token']:.0f} | {min(bare):.0f} – {max(bare):.0f} |"
+            f"| {title}{f' ({failed} failed)' if failed else ''} | **{share:.0%}** ({low:.0%} – {high:.0%}) | {one:.0%} "
+            f"| {cpu_per(way['sixteen'], 'there', 1):.0f} ({cpu_per(way['sixteen'], 'bare', 1):.0f}) "
+            f"| {token['there']:.0f} ({token['bare']:.0f}) |"
         )
     return lines
 

@@ -324,3 +324,29 @@ def test_a_damaged_picture_is_the_clients_mistake(captions: Running) -> None:
         captions.client.chat.completions.create(
             model="shapes", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
         )
+
+
+def test_the_replicas_own_port_is_shared_and_no_answer_is_cut_when_they_go() -> None:
+    """2 replicas on one port: both answer there. Told to stop while 4 streams of 3 s run through it, they end every one with [DONE]."""
+    port = free_port()
+    limits = {"directPort": port, "directLingerSeconds": 1, "maxTokensPerSecond": 20}
+    serving = run_serve({"model": {"engine": "echo"}, "serving": limits, "modelName": "chat"}, replicas=2)
+    running = next(serving)
+    direct = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60)
+    for _ in range(20):
+        answer = direct.chat.completions.create(model="chat", messages=[{"role": "user", "content": "hi"}])
+        assert answer.choices[0].message.content == "hi"
+    assert running.client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "hi"}]).usage.total_tokens == 2
+    running.wait_for_total(21, str(metric_names.REQUESTS_OFFERED), application=APPLICATION)
+
+    def stream(_: int) -> str:
+        body = json.dumps({"model": "chat", "stream": True, "messages": [{"role": "user", "content": "w " * 30}]}).encode()
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return str(answer.read().decode())
+
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(stream, index) for index in range(4)]
+        time.sleep(0.7)
+        next(serving, None)  # ends the application
+        assert all(each.result().rstrip().endswith("data: [DONE]") for each in streams)

@@ -192,15 +192,19 @@ class Admission:
         victim.turn.set_exception(ShedError("A full queue gave this request's place to another one.", self.retry_after_seconds()))
 
     def _victim(self, claim: Claim) -> _Waiter | None:
-        """The newest request of the client with most places at the lowest priority, if it should make room for the claim."""
+        """The newest request of the client with most places (turns included) at the lowest priority, if it should make room for the claim."""
         if not self._queue:
             return None
         lowest = min(self._queue)
         clients = self._queue[lowest]
-        _client, waiters = max(clients.items(), key=lambda entry: len(entry[1]))
+
+        def places(client: str) -> int:
+            return len(clients.get(client, ())) + self._active[client]
+
+        largest = max(clients, key=places)
         # With equal priorities only a client that will still have as many places as the newcomer's gives one up.
-        if lowest < claim.priority or (lowest == claim.priority and len(waiters) > len(clients.get(claim.client, ())) + 1):
-            return waiters[-1]
+        if lowest < claim.priority or (lowest == claim.priority and places(largest) > places(claim.client) + 1):
+            return clients[largest][-1]
         return None
 
     # ------------------------------------------------------------------------------------------------------------ going

@@ -219,23 +219,24 @@ async def test_a_full_queue_gives_up_batch_work_first() -> None:
 
 
 async def test_a_client_that_fills_the_queue_makes_room_for_the_others() -> None:
-    """a holds all 4 places; b and c get one each; then a has 2, b 1, c 1, and one more of b is refused: it would have as many as a."""
+    """a runs 1 and waits in all 4 places; b and c get one each, b one more; then a has 1 + 1 and b 2, and a third of b is refused."""
     admission = Admission(ongoing=1, queued=4, timeout_seconds=60)
     tasks, log, release = await waiting(admission, [Claim("a")] * 5)
-    late = [asyncio.create_task(_take(admission, Claim(client), log)) for client in "bc"]
+    late = [asyncio.create_task(_take(admission, Claim(client), log)) for client in "bcb"]
     await settle()
-    assert sum(task.done() for task in tasks) == 2
+    assert sum(task.done() for task in tasks) == 3
     with pytest.raises(QueueFullError):
         async with admission.turn(Claim("b")):
             pass
     release.set()
     await asyncio.gather(*tasks, *late, return_exceptions=True)
-    assert log == ["a0", "b", "c", "a1", "a2"]
+    assert log == ["a0", "b", "c", "b", "a1"]
 
 
 async def _take(admission: Admission, claim: Claim, log: list[str]) -> None:
-    async with admission.turn(claim):
+    async with admission.turn(claim) as turn:
         log.append(claim.client)
+        turn.cost = 10
 
 
 async def test_who_would_wait_too_long_is_told_at_once() -> None:
