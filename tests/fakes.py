@@ -394,7 +394,7 @@ def forecast(series: str, peak: float, issued_at: float, **other: Any) -> Foreca
         series=series,
         issued_at=issued_at,
         mean=peak / 2,
-        peak=given.pop("peaks", {0.5: peak, 0.95: peak}),
+        peak=given.pop("peaks", {0.5: peak, 0.95: peak, 0.99: peak}),
         path={"mean": (peak / 2,) * steps},
         models={"last_value": 1.0},
         history_seconds=86_400.0,

@@ -11,7 +11,6 @@ from typing import Any
 
 from deepseek_forecaster.wire import ForecastRequest
 from deepseek_operator.actuate import actuate
-from deepseek_operator.core import risk
 from deepseek_operator.core.budget import DAY_SECONDS, Spent
 from deepseek_operator.core.capacity import LearnedCapacity, utilization
 from deepseek_operator.core.coldstart import Starts
@@ -264,8 +263,7 @@ class Tick:
 
     def _question(self, v: Verdict) -> Question:
         scaling = v.wanted.spec.scaling
-        at, p90 = risk.percentile(scaling, v.capacity), self.starts_of(v.wanted).p90()
-        return Question.of(scaling.forecast, p90, self.settings.tick_seconds, self.settings.step_seconds, at)
+        return Question.of(scaling, v.capacity, self.starts_of(v.wanted).p90(), self.settings.tick_seconds, self.settings.step_seconds)
 
     def _forecast_request(self, v: Verdict) -> ForecastRequest:
         query = v.wanted.query or metric_names.demand_query(v.wanted.application, self.settings.demand_window_seconds)
@@ -276,6 +274,8 @@ class Tick:
             step_seconds=self.settings.step_seconds,
             horizon_seconds=question.whole_seconds,
             quantiles=question.quantiles,
+            lead_seconds=question.whole_lead_seconds,
+            slack_seconds=question.slack_seconds,
         )
 
     def take_forecast(self, v: Verdict, forecasts: Forecasts) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from deepseek_operator.api.v1alpha1 import ScalingSpec
 from deepseek_operator.core.budget import LONGEST_GAP_SECONDS
 from deepseek_operator.core.capacity import MOST_NODES, READINGS_KEPT, LearnedCapacity, nodes_for, utilization
-from deepseek_operator.core.coldstart import SAMPLES_KEPT, Start, Starts, StartWatch, horizon
+from deepseek_operator.core.coldstart import SAMPLES_KEPT, Start, Starts, StartWatch
+from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.ledger import Counterfactual, Course, Lane, Ledger
 from deepseek_operator.core.plan import PodView
 from deepseek_operator.core.types import Demand, Memory, PeakForecast, Policy, Situation
@@ -181,17 +183,18 @@ def test_the_last_50_starts_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p90", "seconds"),
+    ("p90", "horizon", "lead"),
     [
-        pytest.param(None, 600, id="nothing measured: the 600 s asked for"),
-        pytest.param(100, 600, id="a start of 100 s: the 600 s asked for"),
-        pytest.param(585, 600, id="a start of 585 s and a tick of 15: exactly the 600 s"),
-        pytest.param(700, 715, id="a start of 700 s and a tick of 15: 715 s, though 600 were asked for"),
+        pytest.param(None, 600, 600, id="nothing measured: the 600 s asked for, and all of them are provided for"),
+        pytest.param(100, 600, 175, id="a start of 100 s, a tick of 15, a step of 60: provided for 175 s, though 600 are looked at"),
+        pytest.param(525, 600, 600, id="a start of 525 s: exactly the 600 s"),
+        pytest.param(700, 775, 775, id="a start of 700 s: 775 s, though 600 were asked for"),
     ],
 )
-def test_the_forecast_looks_at_least_as_far_as_a_node_takes(p90: float | None, seconds: float) -> None:
-    """A node asked for now answers only then."""
-    assert horizon(600, p90, 15) == seconds
+def test_nodes_are_provided_until_one_asked_for_now_could_be_there(p90: float | None, horizon: float, lead: float) -> None:
+    """A node asked for now answers only then, and the forecast looks at least as far."""
+    question = Question.of(ScalingSpec(), 10.0, p90, 15, 60)
+    assert (question.horizon_seconds, question.whole_lead_seconds, question.slack_seconds) == (horizon, lead, 10)
 
 
 # ------------------------------------------------------------------------------------------------------------------- ledger

@@ -26,7 +26,7 @@ SINGULAR = "deepseekdeployment"
 SHORT_NAMES = ("dsd",)
 
 Mode = Literal["Predictive", "Reactive", "Shadow", "Manual"]
-Quantization = Literal["none", "int8", "int4"]
+Quantization = Literal["none", "bf16", "int8", "int4"]
 ModelMode = Literal["auto", "text-only"]
 Engine = Literal["transformers", "vllm", "echo"]
 BetweenThresholds = Literal["Consolidate", "Hold"]
@@ -140,8 +140,8 @@ class ModelSpec(Part):
     )
     quantization: Quantization = Field(
         default="none",
-        description="Precision of the weights, applied while loading: none keeps the checkpoint's own, int8 takes about a quarter of the "
-        "memory of 32-bit floats, int4 about a fifth.",
+        description="Precision of the decoder's weights, applied and checked while loading: none keeps the checkpoint's own, bf16 takes half "
+        "the memory of 32-bit floats, int8 about a quarter, int4 about a seventh. vllm offers all but int8.",
     )
     mode: ModelMode = Field(
         default="auto",
@@ -149,8 +149,8 @@ class ModelSpec(Part):
     )
     engine: Engine = Field(
         default="transformers",
-        description="What runs the model: transformers (on CPU in this release), vllm (reserved: not offered yet), or echo, which repeats "
-        "the prompt and needs no model: for trying out scaling.",
+        description="What runs the model: transformers (CPU, or a GPU where there is one), vllm (GPUs; the image must bring it) or echo, which "
+        "repeats the prompt and needs no model: for trying out scaling.",
     )
 
 
@@ -355,8 +355,8 @@ class HeadSpec(Part):
     )
 
 
-DEFAULT_PERCENTILE = 95
-"""The percentile of the predicted peak that nodes are provided for where neither a percentile nor costs are given."""
+DEFAULT_PERCENTILE = 99
+"""The percentile of the predicted load that nodes are provided for where neither a percentile nor costs are given."""
 
 
 class ForecastSpec(Part):
@@ -518,11 +518,12 @@ class ScalingSpec(Part):
     scale_down_cooldown_seconds: int = Field(
         default=60, ge=0, le=86_400, description="Time after any change of the node count before nodes are released."
     )
-    scale_down_stabilization_seconds: int = Field(
-        default=300,
+    scale_down_stabilization_seconds: int | None = Field(
+        default=None,
         ge=0,
         le=86_400,
-        description="Nodes are released only down to the highest count recommended within this time.",
+        description="Nodes are released only down to the highest count recommended within this time. When absent: 300 while the present demand "
+        "decides; 0 while a forecast does, which knows whether the load comes back.",
     )
     max_scale_up_nodes: int | None = Field(
         default=None, ge=1, le=1000, description="Most nodes added by one decision. Unlimited (up to nodes.max) when absent."
@@ -545,6 +546,13 @@ class ScalingSpec(Part):
         "forecast follows from it: 100 × (1 − costPerNodeHour ÷ (3600 × requests per second of a node × costOfLateRequest)), from 50 to 99.",
     )
     budget: BudgetSpec | None = Field(default=None, description="What the nodes of a day may cost. Mode Manual ignores it.")
+    late_after_seconds: int = Field(
+        default=10,
+        ge=0,
+        le=600,
+        description="A request that waits longer is late. A load that is above what the nodes can do so shortly that nobody waits longer asks "
+        "for no node.",
+    )
     startup_budget_seconds: int = Field(
         default=900,
         ge=10,

@@ -82,12 +82,6 @@ class StartWatch:
         return StartWatch(frozenset(over), since), [_start(pod, at, asked_at) for at, pod in fresh]
 
 
-def horizon(asked_for: float, cold_start_p90: float | None, tick_seconds: float) -> float:
-    """Seconds the forecast must look ahead: what the user asked for, but at least the measured cold start and one tick, because a node asked
-    for now answers only then."""
-    return asked_for if cold_start_p90 is None else max(asked_for, cold_start_p90 + tick_seconds)
-
-
 def _start(pod: PodView, answered_at: float, asked_at: float | None) -> Start:
     asked = asked_at if asked_at is not None and 0 <= pod.created_at - asked_at <= ASKED_WITHIN_SECONDS else pod.created_at
     scheduled, started = pod.scheduled_at, pod.started_at

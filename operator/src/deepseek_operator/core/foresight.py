@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from deepseek_forecaster.types import MAX_STEPS, Forecast
-from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ForecastSpec
-from deepseek_operator.core import coldstart
+from deepseek_operator.api.v1alpha1 import ScalingSpec
+from deepseek_operator.core import risk
 from deepseek_operator.core.types import PeakForecast
 
 LONGEST_HORIZON_SECONDS = 86_400
@@ -17,38 +17,34 @@ LONGEST_HORIZON_SECONDS = 86_400
 QUANTILES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """What is always asked for: the decision weighs how likely each node is needed (`core.risk`), and that is read off these."""
 
-LATE_AFTER_SECONDS = 10
-"""A request that waits longer is late. Work may wait that long, so a minute's peak has not to be carried in full: 60 s of 1.16 times what the
-nodes can do leave nobody waiting for more than 10 s."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a policy wants foreseen: how far ahead, at which percentile of the peak, and until when a node asked for now can be there.
 
-    `cold_start_seconds` is how long that takes; None while it was never measured: then the whole horizon is provided for.
+    `cold_start_seconds` is how long that takes; None while it was never measured: then the whole horizon is provided for. Work may wait for
+    `slack_seconds`, so a minute's peak has not to be carried in full: 60 s of 1.16 times what the nodes can do make nobody wait for 10 s.
     """
 
     horizon_seconds: float
     percentile: int
     cold_start_seconds: float | None = None
     lead_seconds: float | None = None
-    slack_seconds: int = LATE_AFTER_SECONDS
+    slack_seconds: int = 0
 
     @classmethod
     def of(
-        cls, spec: ForecastSpec, cold_start_p90: float | None, tick_seconds: float, step_seconds: int, percentile: int | None = None
+        cls, scaling: ScalingSpec, node_capacity: float | None, cold_start_p90: float | None, tick_seconds: float, step_seconds: int
     ) -> Question:
-        """What `scaling.forecast` asks for, further ahead where the measured cold start is longer. `percentile` is what `core.risk` makes of
-        the whole of `scaling`, where costs may be given instead."""
+        """What `scaling` asks for, further ahead where the measured cold start is longer; `node_capacity` is requests per second of a node."""
         longest = min(LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds)
-        at = percentile or spec.percentile or DEFAULT_PERCENTILE
+        asked_for, at, slack = scaling.forecast.horizon_seconds, risk.percentile(scaling, node_capacity), scaling.late_after_seconds
         if cold_start_p90 is None:
-            horizon = min(spec.horizon_seconds, longest)
-            return cls(horizon, at, None, horizon)
+            horizon = min(asked_for, longest)
+            return cls(horizon, at, None, horizon, slack)
         # Asked for at the next tick and there a cold start later; what is read then is as old as a step.
         lead = min(cold_start_p90 + tick_seconds + step_seconds, longest)
-        return cls(min(coldstart.horizon(spec.horizon_seconds, lead, 0.0), longest), at, cold_start_p90, lead)
+        return cls(min(max(asked_for, lead), longest), at, cold_start_p90, lead, slack)
 
     @property
     def whole_seconds(self) -> int:
@@ -67,7 +63,9 @@ class Question:
 
     def read(self, forecast: Forecast, now: float, step_seconds: int) -> PeakForecast | str:
         """What of the answer the decision looks at, or a sentence that says why it may not be acted on."""
-        return usable(forecast, now, self.horizon_seconds, step_seconds, self.percentile) or peak_of(forecast, self.percentile)
+        return usable(forecast, now, self.horizon_seconds, step_seconds, self.percentile) or peak_of(
+            forecast, self.percentile, self.cold_start_seconds
+        )
 
 
 def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds: int, percentile: int) -> str:

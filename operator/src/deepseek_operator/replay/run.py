@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from deepseek_operator.api.v1alpha1 import DeepSeekDeploymentSpec, Mode
-from deepseek_operator.core import risk
 from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.types import Decision, Policy, capacity_in_spec
 from deepseek_operator.replay.clairvoyant import VIEW_SECONDS, clairvoyant_node_hours, static, static_nodes, with_view
@@ -115,8 +114,7 @@ def run(
         return Line(name, outcome.node_hours, outcome)
 
     def foresight() -> Foresight:
-        percentile = risk.percentile(spec.scaling, node_capacity)
-        question = Question.of(spec.scaling.forecast, cold_start_seconds, tick_seconds, stretch.step_seconds, percentile)
+        question = Question.of(spec.scaling, node_capacity, cold_start_seconds, tick_seconds, stretch.step_seconds)
         return Foresight(stretch.rates, stretch.step_seconds, question, start=max(1, stretch.start), progress=progress)
 
     peak = static_nodes(stretch.rates, node_capacity, start=stretch.start)
