@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench import decision_cost, loads, plan, report
@@ -20,7 +21,7 @@ from bench.loads import Load
 from bench.policies import CONTENDERS, Place
 from bench.prepare import ROOT, walk
 from bench.rivals import dynamo_planner, programs
-from bench.runs import Job, Result, run
+from bench.runs import Job, Result, code, run
 
 QUICK_OBJECTS = 500
 
@@ -91,7 +92,9 @@ def laid_out(options: argparse.Namespace, seed: int) -> tuple[list[Load], plan.P
 def carried_out(made: plan.Plan, options: argparse.Namespace) -> dict[int, Result]:
     """Every result, by the job's place in the plan: first what is dear and shared (walks, predictions), then the runs."""
     results: dict[int, Result] = {}
-    with ProcessPoolExecutor(max_workers=options.jobs) as pool:
+    for policy in {job.policy for job in made.jobs}:
+        code(policy)  # hashed here, before the processes part: all of them mean the same code
+    with ProcessPoolExecutor(max_workers=options.jobs, mp_context=get_context("fork")) as pool:
         try:
             prepared = [pool.submit(work, *given) for work, *given in preparations(made.jobs, options.cache)]
             follow(prepared, "forecasts and predictions")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from bench import ours
@@ -23,8 +24,9 @@ def source_hash(*paths: Path) -> str:
     return digest.hexdigest()[:8]
 
 
+@cache
 def forecaster_hash() -> str:
-    """Changes when a walk may give other forecasts."""
+    """Changes when a walk may give other forecasts. Taken once: what is edited during a run counts for the next."""
     paths = [path for path in sorted(FORECASTER.iterdir()) if path.stem not in NOT_WALKED and path.name != "__pycache__"]
     return source_hash(*paths)
 
