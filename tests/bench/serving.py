@@ -1,8 +1,8 @@
 """`make bench-serving`: measures the engine on this machine and writes the tables into docs/serving.md.
 
 Every figure is a ratio within one run: the variants take turns, round by round, in one process, so that a busy machine slows all of them.
-The parts can be run one by one (`serving.py decode`, `memory`, `batch`, `accuracy`, `start`, each under three minutes); each keeps its
-figures in build/bench-serving/, and `serving.py write` makes the page and the picture of them.
+The parts can be run one by one (`serving.py decode`, `prefill`, `memory`, `mode`, `batch`, `accuracy`, `start`, each under three
+minutes); each keeps its figures in build/bench-serving/, and `serving.py write` makes the page and the picture of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench-serving"
 PARTS = {
     "decode": serving_decode.measure,
+    "prefill": serving_decode.measure_prefill,
     "memory": serving_decode.measure_memory,
+    "mode": serving_decode.measure_mode,
     "batch": serving_batch.measure,
     "accuracy": serving_accuracy.measure,
     "start": serving_start.measure,

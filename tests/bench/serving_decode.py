@@ -22,6 +22,11 @@ SIZES = {
 KNOWN = 64
 """Tokens before the measured step."""
 
+PROMPT = 128
+"""Tokens of the prompt that is read."""
+
+REFERENCE = "Hugging Face float32"
+
 ROUNDS, STEPS = 7, 3
 
 
@@ -29,7 +34,19 @@ def measure(_root: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    return _speed()
+    model, variants = _variants()
+    return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "step": _turns({name: calls["step"] for name, calls in variants.items()}, ROUNDS, STEPS),
+        "eight": _turns({name: calls["eight"] for name, calls in variants.items() if "eight" in calls}, 3, 2),
+    }
+
+
+def measure_prefill(_root: Path) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    return {"rounds": _turns({name: calls["prefill"] for name, calls in _variants()[1].items()}, 3, 1)}
 
 
 def measure_memory(_root: Path) -> dict[str, Any]:
@@ -39,6 +56,64 @@ def measure_memory(_root: Path) -> dict[str, Any]:
         told = subprocess.run([sys.executable, __file__, kind], check=True, capture_output=True, text=True).stdout.split()
         memory[kind] = {"weights": int(told[-2]), "process": int(told[-1])}
     return memory
+
+
+def measure_mode(_root: Path) -> dict[str, Any]:
+    """A DeepSeek-VL with a third of its weights in the eyes, loaded whole and text-only."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, "save", folder], check=True)
+        figures = {}
+        for mode in ("auto", "text-only"):
+            told = subprocess.run([sys.executable, __file__, "load", folder, mode], check=True, capture_output=True, text=True).stdout.split()
+            figures[mode] = {"weights": int(told[-2]), "process": int(told[-1])}
+    return figures
+
+
+def _save(folder: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import DeepseekVLConfig, DeepseekVLForConditionalGeneration, PreTrainedTokenizerFast
+
+    eyes = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+    }
+    text = {**SIZES, "model_type": "llama", "num_hidden_layers": 12, "vocab_size": 8000}
+    torch.set_default_dtype(torch.bfloat16)
+    DeepseekVLForConditionalGeneration(DeepseekVLConfig(text_config=text, vision_config=eyes, image_token_id=3)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())).save_pretrained(folder)
+
+
+def _load(folder: Path, mode: str) -> None:
+    """Print the bytes of the weights in int4 and the growth of this process' memory, whole or text-only."""
+    import ctypes
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    from deepseek_serving.engines.store import SlotStore
+    from deepseek_serving.loading import Loaded
+    from deepseek_serving.precision import bytes_held, make_decoders
+    from deepseek_serving.settings import Quantization
+
+    torch.set_num_threads(1)
+    before = _private_bytes()
+    if mode == "auto":
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    else:
+        from deepseek_serving.loading import DECODER_ALONE
+
+        model = AutoModelForCausalLM.from_pretrained(folder, config=AutoConfig.from_pretrained(folder).text_config, key_mapping=DECODER_ALONE)
+    loaded = Loaded(model.eval().requires_grad_(False), None, None, SIZES["max_position_embeddings"])
+    decoder = make_decoders(loaded, (Quantization.INT4,), SlotStore(1, loaded.context))["int4"]
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    print(bytes_held(loaded, [decoder]), _private_bytes() - before)
 
 
 def _model() -> Any:
@@ -72,12 +147,13 @@ def _decoders(model: Any, kind: str, *, graph: bool = True, slots: int = 8) -> t
     return loaded, decoders[kind], store
 
 
-def _speed() -> dict[str, Any]:
+def _variants() -> tuple[Any, dict[str, dict[str, Callable[[], None]]]]:
+    """What is timed, by variant: a step of one row, of eight rows, and reading a prompt."""
     import torch
     from transformers import DynamicCache
 
     model = _model()
-    ids = torch.randint(0, SIZES["vocab_size"], (8, 256))
+    ids = torch.randint(0, SIZES["vocab_size"], (8, PROMPT))
     cache = DynamicCache()
     with torch.inference_mode():
         model(ids[:1, :KNOWN], past_key_values=cache, use_cache=True)
@@ -89,9 +165,7 @@ def _speed() -> dict[str, Any]:
     def reference_prefill() -> None:
         model(ids[:1], use_cache=True, logits_to_keep=1)
 
-    steps: dict[str, Callable[[], None]] = {"Hugging Face float32": reference_step}
-    prefills: dict[str, Callable[[], None]] = {"Hugging Face float32": reference_prefill}
-    eights: dict[str, Callable[[], None]] = {}
+    timed: dict[str, dict[str, Callable[[], None]]] = {REFERENCE: {"step": reference_step, "prefill": reference_prefill}}
     variants = {
         "none (slots, float32)": ("none", True), "bf16": ("bf16", True), "int8": ("int8", True), "int4": ("int4", True),
         "int4 without cpu-fast": ("int4", False),
@@ -99,24 +173,19 @@ def _speed() -> dict[str, Any]:
     for name, (kind, graph) in variants.items():
         own = model if kind == "none" else copy.deepcopy(model)
         loaded, decoder, _ = _decoders(own, kind, graph=graph)
-        embedded = loaded.embed(ids)
-
-        def step(decoder: Any = decoder, embedded: Any = embedded) -> None:
-            decoder.run(0, embedded[:1, KNOWN : KNOWN + 1], [KNOWN], [1])
-
-        def prefill(decoder: Any = decoder, embedded: Any = embedded) -> None:
-            decoder.run(0, embedded[:1], [0], [embedded.shape[1]])
-
-        def eight(decoder: Any = decoder, embedded: Any = embedded) -> None:
-            decoder.run(0, embedded[:, KNOWN : KNOWN + 1], [KNOWN] * 8, [1] * 8)
-
-        steps[name], prefills[name], eights[name] = step, prefill, eight
+        with torch.inference_mode():
+            embedded = loaded.embed(ids)
+        timed[name] = _calls(decoder, embedded)
         gc.collect()
+    return model, timed
+
+
+def _calls(decoder: Any, embedded: Any) -> dict[str, Callable[[], None]]:
+    known = embedded[:, KNOWN : KNOWN + 1]
     return {
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "step": _turns(steps, ROUNDS, STEPS),
-        "prefill": _turns(prefills, 3, 1),
-        "eight": _turns(eights, 3, 2),
+        "step": lambda: decoder.run(0, known[:1], [KNOWN], [1]),
+        "prefill": lambda: decoder.run(0, embedded[:1], [0], [PROMPT]),
+        "eight": lambda: decoder.run(0, known, [KNOWN] * 8, [1] * 8),
     }
 
 
@@ -168,4 +237,9 @@ def _memory(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    _memory(sys.argv[1])
+    if sys.argv[1] == "save":
+        _save(Path(sys.argv[2]))
+    elif sys.argv[1] == "load":
+        _load(Path(sys.argv[2]), sys.argv[3])
+    else:
+        _memory(sys.argv[1])

@@ -22,7 +22,7 @@ from deepseek_serving.routes import route
 from deepseek_serving.settings import Mode, ModelSettings, Quantization
 from deepseek_serving.sources import find
 
-_DECODER_ALONE = {r"^model\.language_model\.": "model.", r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
+DECODER_ALONE = {r"^model\.language_model\.": "model.", r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
 """Where the text decoder sits in a multimodal checkpoint → where it sits in the decoder's own class."""
 
 
@@ -108,7 +108,7 @@ def load(settings: ModelSettings) -> Loaded:
             processor = AutoProcessor.from_pretrained(origin.name, **options)  # type: ignore[no-untyped-call]
             tokenizer = processor.tokenizer
         else:
-            own = {"config": config.text_config, "key_mapping": _DECODER_ALONE} if sees else {"config": config}
+            own = {"config": config.text_config, "key_mapping": DECODER_ALONE} if sees else {"config": config}
             model = AutoModelForCausalLM.from_pretrained(origin.name, dtype=dtype, **own, **options)
             processor, tokenizer = None, AutoTokenizer.from_pretrained(origin.name, **options)
     except (OSError, ValueError, KeyError) as error:

@@ -241,6 +241,25 @@ async def test_a_long_prompt_is_read_in_pieces_between_the_others_tokens(tiny_mo
     assert order[: order.index("long")].count("writer") - before >= 8
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+async def test_a_prompt_read_in_pieces_says_what_one_read_at_once_says(
+    tiny_model: Path, quantization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 tokens with a picture in front, in one piece and in ten: the same 20 tokens, with the same probabilities to a thousandth."""
+    from deepseek_serving.engines import batch
+
+    asked = replace(about(draw(random.Random(17)), text="a red circle, " * 60, tokens=20), top_logprobs=0)
+    said = []
+    for tokens_per_second in (1e9, 1e-9):
+        monkeypatch.setattr(batch, "_FIRST_GUESS_TOKENS_PER_SECOND", tokens_per_second)
+        async with running(tiny_model, quantization=quantization) as engine:
+            engine._batch._tokens_per_second = tokens_per_second
+            said.append([chance.chosen for delta in await read(engine, asked) for chance in delta.logprobs])
+    whole, pieces = said
+    assert [chance.text for chance in pieces] == [chance.text for chance in whole]
+    assert [chance.logprob for chance in pieces] == pytest.approx([chance.logprob for chance in whole], abs=1e-3)
+
+
 async def test_company_does_not_change_an_answer(tiny_model: Path) -> None:
     """12 requests (pictures, text, different lengths) get alone, one after the other, what they get together on 5 slots."""
     rng = random.Random(6)

@@ -26,7 +26,7 @@ class GraphDecoder:
         self._store = store
         self.packed_bytes = (folder / WEIGHTS_FILE).stat().st_size
         self._binding = self._session.io_binding()
-        self._bound: tuple[int, int, int] | None = None
+        self._bound: tuple[int, int, int, int] | None = None
 
     def run(self, first: int, embeddings: torch.Tensor, starts: list[int], counts: list[int]) -> torch.Tensor:
         rows, tokens, _ = embeddings.shape
@@ -66,7 +66,7 @@ class GraphDecoder:
 
     def _bind_rows(self, first: int, rows: int) -> None:
         """Point the graph at these rows of the store, for reading and for writing in place; nothing to do when it does already."""
-        now = (first, rows, self._store.keys[0].data_ptr())
+        now = (first, rows, self._store.room, self._store.keys[0].data_ptr())
         if now == self._bound:
             return
         for kind, layers in (("keys", self._store.keys), ("values", self._store.values)):
