@@ -230,7 +230,7 @@ async def test_a_client_that_fills_the_queue_makes_room_for_the_others() -> None
             pass
     release.set()
     await asyncio.gather(*tasks, *late, return_exceptions=True)
-    assert log == ["a0", "b", "c", "b", "a1"]
+    assert log == ["a0", "b", "c", "a1", "b"]
 
 
 async def _take(admission: Admission, claim: Claim, log: list[str]) -> None:
