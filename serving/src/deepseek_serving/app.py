@@ -29,9 +29,10 @@ class EngineReplica:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Ray Serve awaits a deployment's constructor
         from deepseek_serving.metrics import RaySink
         from deepseek_serving.service import Service
+        from deepseek_serving.telemetry import with_otlp
 
         settings = ServingSettings.from_args(args)
-        self._service = Service(settings, RaySink(), born_at=_process_start())
+        self._service = Service(settings, with_otlp(RaySink(), model=settings.served_name), born_at=_process_start())
         await self._service.start()
         self._door: SideDoor | None = None
         if settings.serving.direct_port:
