@@ -53,8 +53,8 @@ def draw(table: Table, judged: Sequence[str], folder: Path) -> None:
             for point in table.points(load, policy):
                 axis.plot([max(point.late, LEAST_LATE)], [min(point.cost, MOST_COST)], marker, color="black", label=CONTENDERS[policy].title)
         dress(axis, load + ("" if load in judged else " (tuned on)"))
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
+    named = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="lower center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(folder / "traces.png", dpi=80)
     plt.close(figure)

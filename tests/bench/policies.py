@@ -61,7 +61,7 @@ def _dynamo(kind: str) -> Contender:
         "share of an engine's capacity",
         UTILIZATIONS,
         1.0,
-        dynamo_planner.INTERVAL_SECONDS,
+        60.0,
         lambda knob, place: dynamo_planner.Dynamo(knob, place.load, dynamo_planner.kept_predictions(kind, place.load, place.cache)),
     )
 
@@ -176,7 +176,7 @@ CONTENDERS: dict[str, Contender] = {
             "–",
             (1.0,),
             None,
-            900.0,
+            60.0,
             lambda knob, place: static(static_nodes(place.load.rates, place.load.capacity, start=place.load.start)),
         ),
         Contender(

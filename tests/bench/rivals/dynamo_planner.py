@@ -91,8 +91,10 @@ class Dynamo:
         self._process = RivalProcess([str(python()), "-P", str(WORKER)])
 
     def __call__(self, now: float, seen: Observation) -> int:
-        at = round((now - self._begins) / INTERVAL_SECONDS)
-        demand = self._predicted[min(at, len(self._predicted) - 1)] / INTERVAL_SECONDS
+        at, since = divmod(now - self._begins, INTERVAL_SECONDS)
+        if since > 1e-6:
+            return seen.asked  # asked every minute for the timeline's sake, it decides every three
+        demand = self._predicted[min(int(at), len(self._predicted) - 1)] / INTERVAL_SECONDS
         message = {"demand": demand, "engine": self._engine, "ready": seen.ready, "pending": seen.asked - seen.ready}
         nodes = self._process.ask(message)["nodes"]
         return seen.asked if nodes is None else int(nodes)
