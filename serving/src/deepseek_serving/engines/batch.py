@@ -66,6 +66,8 @@ class Batch:
 
     def __init__(self, loaded: Loaded, decoder: Decoder, store: SlotStore) -> None:
         self._loaded = loaded
+        self._embed: torch.nn.Module = loaded.model.get_input_embeddings()
+        self._device = loaded.device
         self._store = store
         self.decoder = decoder
         self.rows: list[Row] = []
@@ -116,8 +118,8 @@ class Batch:
     def step(self) -> list[Row]:
         """Feed every answer being written its last token and choose the next."""
         rows = self.rows[: self.writing]
-        ids = torch.tensor([[row.choice.token] for row in rows], device=self._loaded.device)
-        logits = self.decoder.run(0, self._loaded.embed(ids), [row.held for row in rows], [1] * len(rows))
+        ids = torch.tensor([[row.choice.token] for row in rows], device=self._device)
+        logits = self.decoder.run(0, self._embed(ids), [row.held for row in rows], [1] * len(rows))
         for row in rows:
             row.held += 1
         self._choose(logits, rows)
@@ -219,8 +221,8 @@ class Batch:
     def _embeddings(self, row: Row, count: int) -> torch.Tensor:
         """[count, width] of the prompt's next tokens; the pictures' features stand where their tokens are."""
         prompt = row.prompt
-        ids = prompt.ids[row.held : row.held + count].to(self._loaded.device)
-        embeddings = self._loaded.embed(ids)
+        ids = prompt.ids[row.held : row.held + count].to(self._device)
+        embeddings: torch.Tensor = self._embed(ids)
         if prompt.features is not None:
             places = torch.eq(ids, self._loaded.image_token or 0)
             before = int(torch.eq(prompt.ids[: row.held], self._loaded.image_token or 0).sum())

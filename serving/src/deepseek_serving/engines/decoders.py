@@ -84,7 +84,8 @@ class TorchDecoder:
             past_key_values=_Window(self._store, first, positions, seen),
             use_cache=True,
         ).last_hidden_state
-        last = hidden[torch.arange(rows, device=device), torch.tensor(counts, device=device) - 1]
+        whole = all(count == tokens for count in counts)
+        last = hidden[:, -1] if whole else hidden[torch.arange(rows, device=device), torch.tensor(counts, device=device) - 1]
         logits: torch.Tensor = self._head(last)
         return logits
 

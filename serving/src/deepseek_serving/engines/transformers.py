@@ -176,6 +176,7 @@ class TransformersEngine:
         self._decoders = make_decoders(loaded, kinds, store, threads=self._settings.serving.torch_threads)
         quantized = time.monotonic()
         self._words = Words(loaded.tokenizer)
+        self._vocabulary = int(loaded.text_config["vocab_size"])
         settings = loaded.model.generation_config
         sampled = bool(settings.do_sample)
         self._default = Sampling(float(settings.temperature or 1.0) if sampled else 0.0, float(settings.top_p or 1.0) if sampled else 1.0)
@@ -209,11 +210,10 @@ class TransformersEngine:
         loaded = loaded_or_closed(self._loaded)
         prompt, size = read_prompt(loaded, generation)
         most = min(generation.max_tokens, loaded.context - size.tokens)
-        vocabulary = int(loaded.text_config["vocab_size"])
         job = _Job(generation.request_id)
         for index in range(generation.n):
             structure = generation.structure
-            rule = structure.make_filter(loaded.tokenizer, vocabulary) if structure is not None else None
+            rule = structure.make_filter(loaded.tokenizer, self._vocabulary) if structure is not None else None
             row = Row(prompt, Taste.of(generation.sampling, index, self._default, generation.top_logprobs, rule))
             job.answers.append(_Answer(job, index, row, size, most, Detokenizer(loaded.tokenizer), StopTexts(generation.stop)))
         return job
