@@ -56,7 +56,7 @@ def blend(history: History, record: TrackRecord, heads: Mapping[str, Head], naiv
     names = tuple(record.means)
     floor, steps, count = history.floor, record.steps, len(record.origins)
     after = record.origins - history.first + 1
-    came, peak_came, realized = what_came(history, after, steps)
+    came, peak_came, realized = what_came(history, after, steps, record.slack)
     at_knot = after + record.knot_of(record.origins)
     knot_came = history.mean_between(at_knot, at_knot + 1)
     said = np.stack([record.means[name] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0))
@@ -100,13 +100,16 @@ def blend(history: History, record: TrackRecord, heads: Mapping[str, Head], naiv
     )
 
 
-def what_came(history: History, after: Ints, steps: int) -> tuple[Floats, Floats, Bools]:
-    """Mean and peak of the `steps` steps from each position `after` on, and whether all of them have passed with half of them known."""
+def what_came(history: History, after: Ints, steps: int, slack: float = 0.0) -> tuple[Floats, Floats, Bools]:
+    """Mean and peak of the `steps` steps from each position `after` on, and whether all of them have passed with half of them known.
+
+    With a slack (in steps) the peak is what had to be carried so that no work waited longer than that.
+    """
     if not len(after):
         return np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool)
     mean = history.mean_between(after, after + steps)
     realized: Bools = (after + steps <= len(history)) & (2 * history.known_between(after, after + steps) >= steps)
-    return mean, history.peak_between(after, steps), realized
+    return mean, history.sustained_between(after, steps, slack) if slack else history.peak_between(after, steps), realized
 
 
 def fading_sums(numbers: Floats, decay: float) -> Floats:

@@ -52,11 +52,12 @@ class Head:
 class TrackRecord:
     """What was said of the `steps` steps after each of `origins` (grid indices, `stride` apart, oldest first).
 
+    What is taken as the peak is what has to be carried so that no work waits longer than `slack` steps; without slack it is the peak itself.
     For each member `means` (origins,); `bends` (origins,), its path at the origin's knot ÷ its mean; and `peaks` (origins, 3) if it has any.
     """
 
-    def __init__(self, day: float, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, day: float, steps: int, slack: float = 0.0) -> None:
+        self.steps, self.slack = steps, slack
         # overlapping windows say nearly the same; five minutes of the day apart they still follow a change at once
         self.stride = max(1, min(math.ceil(DAYS_KEPT * day / ORIGINS_KEPT), max(steps // 2, round(day / 288))))
         self.kept = max(64, min(ORIGINS_KEPT, math.ceil(DAYS_KEPT * day / self.stride)))

@@ -231,7 +231,7 @@ class Registry:
 def prepare(forecaster: SeriesForecaster, request: ForecastRequest) -> None:
     """Tell a new forecaster what it will be asked."""
     forecaster.wants(request.steps)
-    forecaster.expect(request.horizon_seconds, request.quantiles)
+    forecaster.expect(request.horizon_seconds, request.lead_seconds, request.slack_seconds)
 
 
 _GONE = "gone-"

@@ -19,11 +19,19 @@ from .models import UNTRAINED, new_expert
 from .models.expert import Floats, History
 from .models.last_value import LastValue
 from .record import LAG_STEPS, Member, TrackRecord
-from .types import MEAN, Forecast, quantile_key
+from .types import MEAN, Forecast, Sustained, quantile_key
 
 NAIVE = LastValue.name
-HORIZONS_KEPT = 4
-"""A record is kept for each of the horizons asked for lately, at most for so many."""
+SPANS_KEPT = 6
+"""A record is kept for each of the spans asked for lately, at most for so many: horizon and lead, each with the samples that are not in yet."""
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """So many steps after an origin, with the slack (in steps) that work may wait before it is carried."""
+
+    steps: int
+    slack: float = 0.0
 
 
 class NoForecastError(ValueError):
@@ -38,7 +46,7 @@ With the least history the prior's p95 is 2.7 times the load, so it is not cut."
 
 @dataclass(frozen=True)
 class Issued:
-    """What holds after the end of a view's history for one length of horizon."""
+    """What holds after the end of a view's history for one span."""
 
     calibrated: Calibrated
     how: Record
@@ -54,13 +62,13 @@ class View:
     known_seconds: float
     highest: float
     trained_at: float | None
-    issued: Mapping[int, Issued]
+    issued: Mapping[Span, Issued]
     failures: Mapping[str, str]
 
 
 @dataclass
 class Track:
-    """All that is remembered about one length of horizon."""
+    """All that is remembered about one span."""
 
     record: TrackRecord
     calibration: Calibration = field(default_factory=Calibration)
@@ -76,8 +84,8 @@ class SeriesForecaster:
         self._fast = {name: Member(new_expert(name)) for name in UNTRAINED if experts is None or name in (*experts, NAIVE)}
         self._trained: dict[str, Member] = {}
         self._steps = 1
-        self._asked: dict[int, float] = {}
-        self._tracks: dict[int, Track] = {}
+        self._asked: dict[Span, float] = {}
+        self._tracks: dict[Span, Track] = {}
         self._view: View | None = None
 
     @property
@@ -105,8 +113,8 @@ class SeriesForecaster:
         """The weights of the experts in the newest view, for the horizon asked for last."""
         if self._view is None:
             return {}
-        steps = max(self._asked, key=lambda one: self._asked[one], default=0)
-        issued = self._view.issued.get(steps) or next(iter(self._view.issued.values()), None)
+        span = max(self._asked, key=lambda one: self._asked[one], default=Span(0))
+        issued = self._view.issued.get(span) or next(iter(self._view.issued.values()), None)
         return issued.weights if issued else {}
 
     def wants(self, steps: int) -> bool:
@@ -118,9 +126,11 @@ class SeriesForecaster:
         self._steps = max(steps, min(math.ceil(1.25 * steps), steps + 300)) if grown else steps
         return True
 
-    def expect(self, horizon_seconds: int, quantiles: Sequence[float]) -> None:
-        """Prepare each view for a question about this horizon, as if it had been asked before; any quantile can be asked of it."""
-        self._asked[math.ceil(horizon_seconds / self.step_seconds)] = 0.0
+    def expect(self, horizon_seconds: int, lead_seconds: int | None = None, slack_seconds: int = 0) -> None:
+        """Prepare each view for a question about this horizon and lead, as if it had been asked before; any quantile can be asked of it."""
+        self._asked[Span(self._steps_in(horizon_seconds))] = 0.0
+        if lead_seconds is not None:
+            self._asked[self._carried(lead_seconds, slack_seconds)] = 0.0
 
     def knows(self, name: str) -> bool:
         """Whether a fit of this expert has been taken on."""
@@ -136,12 +146,12 @@ class SeriesForecaster:
         if not len(known):
             return
         members = list({**self._fast, **self._trained}.values())
-        lengths = list(self._asked)[-HORIZONS_KEPT:] or [history.window]
-        self._tracks = {steps: self._tracks.get(steps) or Track(TrackRecord(self.day, steps)) for steps in lengths}
+        spans = list(self._asked)[-SPANS_KEPT:] or [Span(history.window)]
+        self._tracks = {span: self._tracks.get(span) or Track(TrackRecord(self.day, span.steps, span.slack)) for span in spans}
         failures: dict[str, str] = {}
-        issued: dict[int, Issued] = {}
-        for steps, track in self._tracks.items():
-            issued[steps] = _issue(history, track, members)
+        issued: dict[Span, Issued] = {}
+        for span, track in self._tracks.items():
+            issued[span] = _issue(history, track, members)
             failures |= track.record.failures
         trained = [member.trained_at for member in members if member.trained_at is not None]
         self._view = View(
@@ -155,30 +165,24 @@ class SeriesForecaster:
             failures=failures,
         )
 
-    def forecast(self, series: str, now: float, horizon_seconds: int, quantiles: Sequence[float]) -> Forecast:
-        """The forecast over [now, now + horizon].
+    def forecast(
+        self, series: str, now: float, horizon_seconds: int, quantiles: Sequence[float], lead_seconds: int | None = None, slack_seconds: int = 0
+    ) -> Forecast:
+        """The forecast over [now, now + horizon], and with a lead what has to be carried over [now, now + lead].
 
         NoForecastError when no sample is known or the newest one is older than the horizon and than ten steps.
         """
         view = self._view
         if view is None:
             raise NoForecastError("no samples yet")
-        steps = math.ceil(horizon_seconds / self.step_seconds)
+        steps = self._steps_in(horizon_seconds)
         lag = math.floor(now / self.step_seconds) - view.last
         allowed, age = max(10, steps) * self.step_seconds, lag * self.step_seconds
         if age > allowed:
             raise NoForecastError(f"the newest sample must be at most {allowed} s old (the horizon, or 10 steps), was {age} s")
         lag = max(0, lag)
         asked = tuple(sorted(quantiles))
-        # the steps that are not in yet are forecast like those to come
-        window = steps + lag
-        self._note(steps + min(lag, LAG_STEPS), now)
-        prepared = _nearest(list(view.issued), window)
-        # what no record is kept for (a much longer horizon than before, a late sample) is answered from the nearest there is, and wider
-        wider = math.sqrt(max(1.0, window / prepared))
-        issued = view.issued[prepared]
-        ceiling = max(HEADROOM * view.highest, float(issued.calibrated.path.max()))
-        peak = np.minimum(issued.calibrated.peak(asked, wider), ceiling)
+        issued, prepared, wider, ceiling = self._prepared(view, Span(steps), lag, now)
         along = np.minimum(issued.calibrated.steps(asked, wider), ceiling)
         rows = {MEAN: _ahead(issued.calibrated.path, lag, steps)}
         rows |= {quantile_key(q): _ahead(row, lag, steps) for q, row in zip(asked, along, strict=True)}
@@ -189,7 +193,7 @@ class SeriesForecaster:
             step_seconds=self.step_seconds,
             horizon_seconds=horizon_seconds,
             mean=_finite(mean),
-            peak={q: _finite(load) for q, load in zip(asked, peak.tolist(), strict=True)},
+            peak=_peaks(issued, asked, wider, ceiling),
             path=rows,
             models=issued.weights,
             history_seconds=view.known_seconds,
@@ -198,15 +202,37 @@ class SeriesForecaster:
             recent_wape=issued.how.wape,
             naive_wape=issued.how.naive_wape,
             coverage90=issued.how.coverage90,
+            sustained=None if lead_seconds is None else self._sustained(view, lag, now, asked, lead_seconds, slack_seconds),
         )
 
-    def _note(self, window: int, now: float) -> None:
-        """Keep this length of horizon among those that a record is kept for; the one asked for longest ago makes room."""
-        if window in self._asked:
-            self._asked[window] = now
+    def _sustained(self, view: View, lag: int, now: float, asked: Sequence[float], lead_seconds: int, slack_seconds: int) -> Sustained:
+        issued, _, wider, ceiling = self._prepared(view, self._carried(lead_seconds, slack_seconds), lag, now)
+        return Sustained(lead_seconds=lead_seconds, slack_seconds=slack_seconds, load=_peaks(issued, asked, wider, ceiling))
+
+    def _prepared(self, view: View, span: Span, lag: int, now: float) -> tuple[Issued, int, float, float]:
+        """What is issued for this span, for how many steps it was prepared, how much wider it has to be, and what no load exceeds."""
+        # the steps that are not in yet are forecast like those to come
+        window = span.steps + lag
+        self._note(Span(span.steps + min(lag, LAG_STEPS), span.slack), now)
+        nearest = _nearest(list(view.issued), window, span.slack)
+        # what no record is kept for (a much longer horizon than before, a late sample) is answered from the nearest there is, and wider
+        wider = math.sqrt(max(1.0, window / nearest.steps))
+        issued = view.issued[nearest]
+        return issued, nearest.steps, wider, max(HEADROOM * view.highest, float(issued.calibrated.path.max()))
+
+    def _steps_in(self, seconds: int) -> int:
+        return math.ceil(seconds / self.step_seconds)
+
+    def _carried(self, lead_seconds: int, slack_seconds: int) -> Span:
+        return Span(self._steps_in(lead_seconds), slack_seconds / self.step_seconds)
+
+    def _note(self, span: Span, now: float) -> None:
+        """Keep this span among those that a record is kept for; the one asked for longest ago makes room."""
+        if span in self._asked:
+            self._asked[span] = now
             return
-        asked = {**self._asked, window: now}
-        while len(asked) > HORIZONS_KEPT:
+        asked = {**self._asked, span: now}
+        while len(asked) > SPANS_KEPT:
             asked.pop(min(asked, key=lambda one: asked[one]))
         self._asked = asked
 
@@ -230,10 +256,17 @@ def _weights(blended: Blend) -> dict[str, float]:
     return {name: min(1.0, float(weight)) for name, weight in zip(blended.names, blended.head_weights, strict=True) if weight > 0}
 
 
-def _nearest(prepared: Sequence[int], window: int) -> int:
-    """The shortest prepared length that holds the window, or the longest there is."""
-    longer = [steps for steps in prepared if steps >= window]
-    return min(longer) if longer else max(prepared)
+def _nearest(prepared: Sequence[Span], steps: int, slack: float) -> Span:
+    """The shortest prepared span that holds so many steps, or the longest there is. One with another slack will do where there is none with
+    this: without slack it asks for more, never for less."""
+    alike = [span for span in prepared if span.slack == slack] or [span for span in prepared if not span.slack] or list(prepared)
+    longer = [span for span in alike if span.steps >= steps]
+    return min(longer) if longer else max(alike)
+
+
+def _peaks(issued: Issued, asked: Sequence[float], wider: float, ceiling: float) -> dict[float, float]:
+    loads = np.minimum(issued.calibrated.peak(asked, wider), ceiling)
+    return {q: _finite(load) for q, load in zip(asked, loads.tolist(), strict=True)}
 
 
 def _finite(load: float) -> float:

@@ -117,7 +117,9 @@ class Service:
             else:
                 self.registry.asked(watched, request, now)
             try:
-                forecast = watched.forecaster.forecast(request.series, batch.now, request.horizon_seconds, request.quantiles)
+                forecast = watched.forecaster.forecast(
+                    request.series, batch.now, request.horizon_seconds, request.quantiles, request.lead_seconds, request.slack_seconds
+                )
             except NoForecastError as error:
                 errors[request.series] = self._why_not(watched, str(error))
             except Exception as error:  # one series' misfortune must not cost the fleet its answer

@@ -48,20 +48,23 @@ def walk(
     experts: Sequence[str] | None = None,
     progress: Callable[[float], None] | None = None,
     fitting: Fitting = fit_anew,
+    lead_seconds: int | None = None,
+    slack_seconds: int = 0,
 ) -> Iterator[Forecast]:
     """Forecasts as the live service would have issued them: one after each `every`-th step from `start` on, knowing only `values[:i]`.
 
     `values[i]` is the mean load of step i in units of work per second (None or NaN: unknown). The forecast after `values[:i]` has
     `issued_at = (first + i) × step_seconds`; an origin with nothing to forecast from is left out. Trained experts are fitted at the
     first origin and then every `refit_seconds`, a young series whenever its history has grown by half, on what was known then.
-    `experts` restricts who speaks (None: all). `progress` is told the share done.
+    `experts` restricts who speaks (None: all). `progress` is told the share done. `lead_seconds` and `slack_seconds` as in `ForecastRequest`.
     """
     known = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     series = SeriesForecaster(step_seconds, season_seconds, experts)
-    series.expect(horizon_seconds, quantiles)
+    series.expect(horizon_seconds, lead_seconds, slack_seconds)
     steps = math.ceil(horizon_seconds / step_seconds)
     series.wants(steps)
-    stride = TrackRecord(series.day, steps).stride
+    lengths = sorted({steps, *([] if lead_seconds is None else [math.ceil(lead_seconds / step_seconds)])})
+    strides = {TrackRecord(series.day, length).stride for length in lengths}
     refit_every = max(1, round(refit_seconds / step_seconds))
     begin = start
     while begin <= len(known):
@@ -72,15 +75,16 @@ def walk(
         ahead = History(known[: end - 1], first + 1, series.day, taught.floor)
         heads = np.arange(begin, min(end, len(known) + 1), every) - 1
         rows = np.arange(max(0, begin - 1), len(ahead))
-        origins = np.union1d(heads[heads >= 0], rows[(rows + ahead.first) % stride == 0])
+        judged = np.any([(rows + ahead.first) % stride == 0 for stride in strides], axis=0)
+        origins = np.union1d(heads[heads >= 0], rows[judged])
         for member in [*_untrained(experts), *_fitted(series, taught, steps, experts, fitting)]:
-            series.adopt(Member(Prepared(member.expert, ahead, origins, steps), member.since, member.trained_at, member.before))
+            series.adopt(Member(Prepared(member.expert, ahead, origins, lengths), member.since, member.trained_at, member.before))
         for i in (heads + 1).tolist():
             series.observe(History(known[:i], ahead.first, series.day, ahead.floor))
             if progress is not None:
                 progress((i - start) / max(1, len(known) - start))
             try:
-                yield series.forecast("trace", float((first + i) * step_seconds), horizon_seconds, quantiles)
+                yield series.forecast("trace", float((first + i) * step_seconds), horizon_seconds, quantiles, lead_seconds, slack_seconds)
             except NoForecastError:
                 continue
         begin = end
@@ -93,11 +97,11 @@ class Prepared:
     cut off at their origin, and an expert that then says something else has failed.
     """
 
-    def __init__(self, expert: Expert, ahead: History, origins: Ints, steps: int) -> None:
-        """`ahead` is the history up to the last of `origins` (positions, rising)."""
+    def __init__(self, expert: Expert, ahead: History, origins: Ints, lengths: Sequence[int]) -> None:
+        """`ahead` is the history up to the last of `origins` (positions, rising); `lengths` are the horizons in steps."""
         self.expert = expert
-        self._ahead, self._origins, self._steps = ahead, origins, steps
-        self._said: Outlook | None = None
+        self._ahead, self._origins, self._lengths = ahead, origins, lengths
+        self._said: dict[int, Outlook] = {}
 
     @property
     def name(self) -> str:
@@ -119,20 +123,20 @@ class Prepared:
     def outlook_many(self, history: History, origins: Ints, steps: int) -> Outlook:
         """What was prepared, where all of the origins were; the expert's own answer otherwise."""
         at = np.searchsorted(self._origins, origins)
-        there = steps == self._steps and bool((at < len(self._origins)).all()) and bool((self._origins[at] == origins).all())
+        there = steps in self._lengths and bool((at < len(self._origins)).all()) and bool((self._origins[at] == origins).all())
         if not there:
             return outlook_of(self.expert, history, origins, steps)
-        if self._said is None:
+        if steps not in self._said:
             said = outlook_of(self.expert, self._ahead, self._origins, steps)
-            self._prove(said)
-            self._said = said
-        said = self._said
+            self._prove(said, steps)
+            self._said[steps] = said
+        said = self._said[steps]
         return Outlook(*(None if answer is None else answer[at] for answer in (said.mean, said.path, said.peak)))  # type: ignore[arg-type]
 
-    def _prove(self, said: Outlook) -> None:
+    def _prove(self, said: Outlook, steps: int) -> None:
         for row in np.unique(np.linspace(0, len(self._origins) - 1, PROVED).round().astype(np.int64)):
             origin = self._origins[row : row + 1]
-            alone = outlook_of(self.expert, self._ahead.until(int(origin[0])), origin, self._steps).mean
+            alone = outlook_of(self.expert, self._ahead.until(int(origin[0])), origin, steps).mean
             if not np.allclose(said.mean[row], alone[0], rtol=ROUNDING, atol=self._ahead.floor * ROUNDING, equal_nan=True):
                 raise ValueError(f"{self.name} says {said.mean[row]:g} at step {int(origin[0])}, and {alone[0]:g} when it cannot see beyond it")
 

@@ -47,7 +47,7 @@ def noisy(days: float, spread: float = 0.1, seed: int = 3) -> np.ndarray:
 
 
 def ask(forecaster: SeriesForecaster, values: np.ndarray, steps: int = 10) -> object:
-    forecaster.expect(steps * 60, QUANTILES)
+    forecaster.expect(steps * 60)
     forecaster.observe(History(values, 0, DAY))
     return forecaster.forecast("a", (len(values) - 1) * 60 + 1.0, steps * 60, QUANTILES)
 

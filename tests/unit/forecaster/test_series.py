@@ -109,7 +109,7 @@ def test_yesterdays_rise_is_seen_coming() -> None:
     values = np.tile(day, 5) * noise
     end = 4 * 144 + 86
     forecaster = SeriesForecaster(60, 144 * 60)
-    forecaster.expect(600, QUANTILES)
+    forecaster.expect(600)
     forecaster.observe(History(values[:end], 0, 144.0))
     forecast = forecaster.forecast("a", (end - 1) * 60 + 1, 600, QUANTILES)
     assert forecast.quantile(0.95) > 60.0, "four steps before the daily step from 20 to 80"

@@ -74,6 +74,8 @@ def _walk(
         start=start,
         horizon_seconds=question.whole_seconds,
         quantiles=question.quantiles,
+        lead_seconds=question.whole_lead_seconds,
+        slack_seconds=question.slack_seconds,
         season_seconds=season_seconds,
         refit_seconds=season_seconds,
         progress=progress,
