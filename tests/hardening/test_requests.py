@@ -7,7 +7,6 @@ import gzip
 import json
 import random
 import socket
-import threading
 import time
 from typing import Any
 
@@ -91,33 +90,15 @@ ALLOWED_200 = {"a NUL", "max_tokens = 10¹²", "half a surrogate"}
 
 @pytest.mark.parametrize("name", JSON_ATTACKS)
 def test_odd_json_is_4xx_in_openai_s_shape_and_holds_nobody_up(server: Attacked, name: str) -> None:
-    """400, 404 or 413 within 2 s, while another client's requests are answered within 0.5 s all along (its median within 0.1 s)."""
-    waits: list[float] = []
-    stop = threading.Event()
-
-    def others() -> None:
-        while not stop.is_set():
-            began = time.monotonic()
-            status, _ = server.chat("hello")
-            assert status == 200
-            waits.append(time.monotonic() - began)
-
-    other = threading.Thread(target=others)
-    other.start()
-    try:
-        began = time.monotonic()
-        for path in ("/v1/chat/completions", "/v1/completions"):
-            status, answer = server.ask("POST", path, JSON_ATTACKS[name])
-            assert status in (400, 404, 413) or (name in ALLOWED_200 and status == 200), (status, answer[:300])
-            if status != 200:
-                assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
-                assert len(answer) < 2000
-        assert time.monotonic() - began < 4
-    finally:
-        stop.set()
-        other.join()
-    assert sorted(waits)[len(waits) // 2] < 0.1
-    assert max(waits) < 0.5
+    """400, 404 or 413; the event loop turns again after at most 100 ms of the process' own time, so other clients' streams go on."""
+    server.numbers()
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        status, answer = server.ask("POST", path, JSON_ATTACKS[name])
+        assert status in (400, 404, 413) or (name in ALLOWED_200 and status == 200), (status, answer[:300])
+        if status != 200:
+            assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
+            assert len(answer) < 2000
+    assert server.numbers()["held_seconds"] < 0.1
 
 
 def test_random_bytes_and_random_changes_are_never_a_5xx(server: Attacked) -> None:
@@ -218,37 +199,35 @@ def test_a_length_that_lies_hurts_nobody(server: Attacked) -> None:
     server.still_answers()
 
 
-def wait_closed(connection: socket.socket, seconds: float) -> float:
-    """Seconds until the other side closed it."""
-    began = time.monotonic()
-    connection.settimeout(seconds)
-    with contextlib.suppress(ConnectionError):
+def wait_closed(connection: socket.socket) -> bool:
+    """Whether the other side closed it, now or within 10 s."""
+    connection.settimeout(10)
+    try:
         while connection.recv(65_536):
             pass
-    return time.monotonic() - began
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
 
 
 def test_heads_that_never_end_are_cut_off_after_10_seconds_while_others_are_served(server: Attacked) -> None:
-    """500 connections (100 in the part) that send a header line a second: all closed by second 15; requests meanwhile take less than 0.5 s."""
+    """500 connections (100 in the part) that send a header line a second: all closed after 10 s; requests meanwhile are answered."""
     connections = [raw_connection(server) for _ in range(times(500, 100))]
     for connection in connections:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
     began = time.monotonic()
-    slowest, sent = 0.0, 0
     while time.monotonic() - began < 11:
         for connection in connections:
             with contextlib.suppress(OSError):
                 connection.sendall(b"X-Slow: 1\r\n")
-                sent += 1
-        asked = time.monotonic()
         assert server.chat("hello")[0] == 200
-        slowest = max(slowest, time.monotonic() - asked)
         time.sleep(1)
     for connection in connections:
-        wait_closed(connection, 5)
+        assert wait_closed(connection)
         connection.close()
-    assert time.monotonic() - began < 17
-    assert slowest < 0.5
+    assert server.numbers()["held_seconds"] < 0.2
 
 
 def test_a_head_of_a_megabyte_is_cut_off(server: Attacked) -> None:
