@@ -75,8 +75,9 @@ bench-forecast: setup ## Measure the forecaster on every multi-day trace of TRAC
 	$(BIN)/python tests/bench/forecast.py --traces $(TRACES) --docs docs/forecasting.md $(BENCH)
 
 .PHONY: bench-serving
-bench-serving: setup ## Measure the engine: speed, memory and accuracy by precision, batching, start (about 8 minutes); writes docs/serving.md
+bench-serving: setup ## Measure the engine (speed, memory, accuracy, batching, start) and HTTP (load, ways in), 20 minutes; writes docs/serving.md
 	$(BIN)/python tests/bench/serving.py
+	$(BIN)/python tests/bench/serving_http.py
 
 .PHONY: setup
 setup: $(VENV)/.synced ## Make the virtual environment (every other target does this by itself)

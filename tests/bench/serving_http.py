@@ -219,7 +219,8 @@ def served(way: str) -> Iterator[tuple[int, int]]:
             driver.stdout.close()
 
 
-ROUNDS = 7
+ROUNDS = 5
+TURN_SECONDS = 1.5
 PARTS: dict[str, dict[str, Any]] = {
     "one": {"clients": 1, "tokens": 4, "stream": False},
     "sixteen": {"clients": 16, "tokens": 4, "stream": False},
@@ -267,7 +268,7 @@ def take_turns(servers: dict[str, tuple[int, int]]) -> dict[str, Any]:
             turn = {}
             for name, (port, pid) in servers.items():
                 before = cpu_seconds(pid)
-                turn[name] = load(kind="closed", port=port, seconds=2, **told)
+                turn[name] = load(kind="closed", port=port, seconds=TURN_SECONDS, **told)
                 turn[name]["cpu_seconds"] = cpu_seconds(pid) - before
             seen[part].append(turn)
     return seen
@@ -284,7 +285,7 @@ def middle(turns: list[dict[str, Any]], figure: str) -> tuple[float, float, floa
 
 def cpu_per(turns: list[dict[str, Any]], name: str, of: int) -> float:
     """Microseconds of processor time on the server's side for each request, or for each of its `of` tokens; the median turn."""
-    return statistics.median(turn[name]["cpu_seconds"] / (turn[name]["per_second"] * 2 * of) * 1e6 for turn in turns)
+    return statistics.median(turn[name]["cpu_seconds"] / (turn[name]["per_second"] * TURN_SECONDS * of) * 1e6 for turn in turns)
 
 
 def ingress_table(figures: dict[str, Any]) -> list[str]:
