@@ -15,8 +15,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from .ensemble import Blend, fading_sums
+from .ensemble import Blend
 from .models.expert import Bools, Floats, Ints
+from .running import delayed, fading_sums
 
 PRIOR_SPREAD = 0.6
 """Standard deviation of the errors before anything is known: p95 of the peak is then exp(1.645 × 0.6) = 2.7 times the present load."""
@@ -200,7 +201,7 @@ def _lately(numbers: Floats, prior: float, rows_per_day: float, windows_per_row:
     ground = PRIOR_WINDOWS / windows_per_row
     sums = fading_sums(np.where(known, numbers, 0.0), decay) + ground * prior
     counts = fading_sums(known.astype(np.float64), decay) + ground
-    return _delayed(sums / counts, prior, late)
+    return delayed(sums / counts, prior, late)
 
 
 def _recent_scale(sizes: Floats, rows_per_day: float, windows_per_row: float, late: int) -> Floats:
@@ -212,17 +213,7 @@ def _recent_scale(sizes: Floats, rows_per_day: float, windows_per_row: float, la
     ground = GROUND_WINDOWS / windows_per_row
     recent = (fading_sums(size, decay) + ground * usual) / (fading_sums(known.astype(np.float64), decay) + ground) / usual
     recent = np.where(np.cumsum(known) * windows_per_row < 12, 1.0, recent)
-    return np.asarray(np.clip(_delayed(recent, 1.0, late), 0.25, 4.0) ** SCALE_TRUST)
-
-
-def _delayed(rows: Floats, before: float, late: int) -> Floats:
-    """What was known at each origin (the rows up to `late` before it) and, in one more row, at the head."""
-    count = len(rows)
-    known = np.full(count + 1, before)
-    known[min(late, count) : count] = rows[: max(0, count - late)]
-    if count:
-        known[-1] = rows[-1]
-    return known
+    return np.asarray(np.clip(delayed(recent, 1.0, late), 0.25, 4.0) ** SCALE_TRUST)
 
 
 def _scores(came: Floats, center: Floats, above: Floats, under: Floats, floor: float) -> Floats:

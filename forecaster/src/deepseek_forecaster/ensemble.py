@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import lfilter  # type: ignore[import-untyped]
 
+from .jumps import after_jumps
 from .models.expert import Bools, Floats, History, Ints
 from .record import Head, TrackRecord
+from .running import delayed, fading_sums
 
 HALF_LIVES_DAYS = (1 / 4, 2.0)
 """An error counts half after six hours in the one average and after two days in the other; a weight is the product of both judgements."""
@@ -62,11 +63,24 @@ def blend(history: History, record: TrackRecord, heads: Mapping[str, Head], naiv
     said = np.stack([record.means[name] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0))
     losses = np.abs(said - came[:, None])
     losses[~realized] = np.nan
-    weights = _weights(losses, record.rows_per_day(history.day), -(-steps // record.stride))
+    late, rows_per_day = -(-steps // record.stride), record.rows_per_day(history.day)
+    weights = _weights(losses, rows_per_day, late)
     opinion: Bools = np.isfinite(said)
-    at_origins = _normalized(weights[:count], opinion)
     anyone: Bools = np.asarray(opinion.any(axis=1))
     logs = np.where(opinion, np.log(np.maximum(said, 0.0) + floor), 0.0)
+    usually = np.where(anyone & realized, (_normalized(weights[:count], opinion) * logs).sum(axis=1), np.nan)
+    after_jump, losses_then = after_jumps(
+        np.exp(usually) - floor,
+        came,
+        losses,
+        names,
+        floor,
+        rows_per_day=rows_per_day,
+        windows_per_row=record.windows_per_row,
+        late=late,
+    )
+    weights = np.where(after_jump[:, None], _by_loss(losses_then), weights)
+    at_origins = _normalized(weights[:count], opinion)
     mean = np.where(anyone, np.maximum(np.exp((at_origins * logs).sum(axis=1)) - floor, 0.0), np.nan)
     bends = np.stack([record.bends[name] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0))
     knot = mean * (at_origins * np.where(opinion, np.clip(bends, 0.0, steps), 0.0)).sum(axis=1)
@@ -112,11 +126,6 @@ def what_came(history: History, after: Ints, steps: int, slack: float = 0.0) -> 
     return mean, history.sustained_between(after, steps, slack) if slack else history.peak_between(after, steps), realized
 
 
-def fading_sums(numbers: Floats, decay: float) -> Floats:
-    """At each row, the sum of the rows up to it, each worth `decay` (0 to 1) less per row of age. Shape as `numbers`."""
-    return np.asarray(lfilter([1.0], [1.0, -decay], numbers, axis=0), dtype=np.float64) if len(numbers) else numbers
-
-
 def _weights(losses: Floats, rows_per_day: float, rows_until_known: int) -> Floats:
     """Unnormalized weights at each origin and, in one more row, at the head: shape (origins + 1, experts)."""
     weights = np.ones((len(losses) + 1, losses.shape[1]))
@@ -125,23 +134,23 @@ def _weights(losses: Floats, rows_per_day: float, rows_until_known: int) -> Floa
         decay = 0.5 ** (1.0 / max(3.0, rows_per_day * half_life))
         sums = fading_sums(np.where(known, losses, 0.0), decay)
         counts = fading_sums(known.astype(np.float64), decay)
-        average = np.full(weights.shape, np.nan)
-        # the error of what was said after row i is known rows_until_known rows later
-        late = min(rows_until_known, len(losses) + 1)
         enough = counts > 1e-6
-        so_far = np.where(enough, sums / np.where(enough, counts, 1.0), np.nan)
-        average[late:] = so_far[: len(losses) + 1 - late]
-        if len(losses):
-            average[-1] = so_far[-1]
+        # the error of what was said after row i is known rows_until_known rows later
+        average = delayed(np.where(enough, sums / np.where(enough, counts, 1.0), np.nan), np.nan, rows_until_known)
         # an expert without a record yet is taken to be as good as the middle one of those that have one
         has_record = np.isfinite(average)
         ranked = np.sort(np.where(has_record, average, np.inf), axis=1)
         number = has_record.sum(axis=1)
         middle = np.where(number > 0, ranked[np.arange(len(ranked)), np.maximum(number - 1, 0) // 2], 1.0)
         average = np.where(has_record, average, middle[:, None])
-        best = np.maximum(average.min(axis=1, keepdims=True), 1e-12)
-        weights *= (best / np.maximum(average, best)) ** SHARPNESS
+        weights *= _by_loss(average)
     return weights
+
+
+def _by_loss(average: Floats) -> Floats:
+    """1 for the expert with the least loss of its row, less for the others. Shape as `average` (rows, experts)."""
+    best = np.maximum(average.min(axis=1, keepdims=True), 1e-12)
+    return np.asarray((best / np.maximum(average, best)) ** SHARPNESS)
 
 
 def _normalized(weights: Floats, opinion: Bools) -> Floats:

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_forecaster.calibrate import Calibration, ranked
-from deepseek_forecaster.ensemble import SMALLEST_WEIGHT, Blend, fading_sums
+from deepseek_forecaster.ensemble import SMALLEST_WEIGHT, Blend
 from deepseek_forecaster.evaluate import coverage, judge, pinball, wape
 from deepseek_forecaster.models.expert import Floats, History, Ints, Untrained
 from deepseek_forecaster.record import Member
+from deepseek_forecaster.running import fading_sums
 from deepseek_forecaster.series import SeriesForecaster
 
 QUANTILES = (0.5, 0.9, 0.95)

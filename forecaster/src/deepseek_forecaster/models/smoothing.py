@@ -12,9 +12,9 @@ from .expert import Floats, History, Ints, Untrained
 
 MEMORY_WINDOWS = 2.0
 """Simple smoothing: a step of twenty minutes ago counts half."""
-QUICK_MEMORY_WINDOWS = 0.25
-TREND_SHARE = 0.2
-"""The trend follows a fifth as fast as the level."""
+QUICK_MEMORY_WINDOWS = 0.5
+TREND_SHARE = 0.1
+"""The trend follows a tenth as fast as the level."""
 DAMPING_WINDOWS = 3.0
 """The trend is worth half after half an hour."""
 SHORTEST_MEMORY_STEPS = 0.2
@@ -23,7 +23,10 @@ FORGOTTEN = 7.0
 
 
 class _Smoothing(Untrained):
-    """Smoothing of log(load + floor) in its error-correction form (Hyndman & Athanasopoulos, FPP3, chapter 8)."""
+    """Smoothing of √(load + floor) in its error-correction form (Hyndman & Athanasopoulos, FPP3, chapter 8).
+
+    The root evens out the noise of counts and, unlike the logarithm, lets a few empty seconds weigh little more than their share.
+    """
 
     name: str
     memory_windows: float
@@ -38,13 +41,13 @@ class _Smoothing(Untrained):
         level_gain = 1.0 - 0.5 ** (1.0 / max(SHORTEST_MEMORY_STEPS, self.memory_windows * history.window))
         damping = 0.5 ** (1.0 / (DAMPING_WINDOWS * history.window))
         start = max(0, int(origins.min()) - round(2.0 * FORGOTTEN * (1.0 / level_gain + 1.0 / (1.0 - damping))))
-        logs = np.log(np.maximum(history.filled[start : int(origins.max()) + 1], 0.0) + history.floor)
-        level, trend = smoothed(logs, level_gain, self.trend_share * level_gain, damping)
+        roots = np.sqrt(np.maximum(history.filled[start : int(origins.max()) + 1], 0.0) + history.floor)
+        level, trend = smoothed(roots, level_gain, self.trend_share * level_gain, damping)
         at = origins - start
         # damping + damping² + … up to each step
         along = np.cumsum(damping ** np.arange(1, steps + 1))
         path = level[at, None] + trend[at, None] * along[None, :]
-        return np.asarray(np.maximum(np.exp(np.clip(path, -50.0, 80.0)) - history.floor, 0.0))
+        return np.asarray(np.maximum(np.square(np.maximum(path, 0.0)) - history.floor, 0.0))
 
 
 class Ses(_Smoothing):
@@ -56,23 +59,23 @@ class Ses(_Smoothing):
 
 
 class Holt(_Smoothing):
-    """Holt's damped trend on a level that remembers two and a half minutes."""
+    """Holt's damped trend on a level that remembers five minutes."""
 
     name = "holt"
     memory_windows = QUICK_MEMORY_WINDOWS
     trend_share = TREND_SHARE
 
 
-def smoothed(logs: Floats, level_gain: float, trend_gain: float, damping: float) -> tuple[Floats, Floats]:
+def smoothed(loads: Floats, level_gain: float, trend_gain: float, damping: float) -> tuple[Floats, Floats]:
     """Level and trend after each step, starting at the first value without a trend.
 
     level += damping·trend + level_gain·error and trend = damping·trend + trend_gain·error make error a linear filter of the input:
     (1 − z⁻¹)(1 − damping z⁻¹) ÷ (1 + (level_gain + damping·trend_gain − damping − 1) z⁻¹ + damping (1 − level_gain) z⁻²).
     """
-    moved = logs - logs[0]
+    moved = loads - loads[0]
     feedback = [1.0, level_gain + damping * trend_gain - damping - 1.0, damping * (1.0 - level_gain)]
     error = lfilter([1.0, -1.0 - damping, damping], feedback, moved)
     trend = lfilter([trend_gain], [1.0, -damping], error)
     # the level is what was expected of the step and the gain's share of the error: the step less the rest of the error
-    level = logs - (1.0 - level_gain) * error
+    level = loads - (1.0 - level_gain) * error
     return np.asarray(level, dtype=np.float64), np.asarray(trend, dtype=np.float64)

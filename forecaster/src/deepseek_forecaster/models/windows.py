@@ -25,7 +25,7 @@ SEED = 20_260
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows by row: `columns` (rows, columns) are seen at `origins` beside `level`; `mean` and `peak` are those of the `horizons` steps after.
+    """Windows by row: `columns` (rows, columns) are seen at `origins` beside `level`; `mean` and `peak` of the `horizons` steps came after.
 
     `load` is the weight of a window.
     """
