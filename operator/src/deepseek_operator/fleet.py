@@ -14,7 +14,7 @@ from deepseek_operator.core.capacity import LearnedCapacity
 from deepseek_operator.core.coldstart import Starts, StartWatch
 from deepseek_operator.core.ledger import Counterfactual, Course, Ledger
 from deepseek_operator.core.plan import Observed, ServeView, ServiceView
-from deepseek_operator.core.status import day_of, starts_of
+from deepseek_operator.core.status import Gist, day_of, starts_of
 from deepseek_operator.core.types import Decision, Demand, Memory, PeakForecast, Policy, capacity_in_spec
 from deepseek_operator.edge.promql import OwnQueries
 from deepseek_operator.edge.rayservice import DEPLOYMENT_LABEL, application_name, instant, read_cluster, read_pod, read_service
@@ -211,6 +211,8 @@ class Tracked:
     """Since when fewer nodes are ready than asked for; None while enough are."""
     status: DeepSeekDeploymentStatus | None = None
     status_at: float = -1e18
+    status_gist: Gist | None = None
+    """The gist of the picture that `status` was found to tell, so that no other has to be made to see it."""
     warned: frozenset[str] = frozenset()
 
     @classmethod

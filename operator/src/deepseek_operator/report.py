@@ -9,7 +9,7 @@ from collections.abc import Callable
 from deepseek_operator.api.v1alpha1 import DeepSeekDeploymentStatus
 from deepseek_operator.conditions import aspects
 from deepseek_operator.core.coldstart import Starts
-from deepseek_operator.core.status import Aspect, Picture, as_body, build, timestamp, worth_writing
+from deepseek_operator.core.status import Aspect, Picture, as_body, build, gist, timestamp, worth_building, worth_writing
 from deepseek_operator.core.types import Decision
 from deepseek_operator.edge.kube import Cluster, KubeError
 from deepseek_operator.edge.rayservice import SERVE_PORT, pod_selector
@@ -55,7 +55,11 @@ class Reporter:
         )
         self._show(v, picture)
         await self._announce(v.wanted.body, t, v.decision, picture)
-        await self._write(key, t, build(picture, t.status), now)
+        if not worth_building(picture, t.status_gist, t.status_at):
+            return
+        status = build(picture, t.status)
+        if not worth_writing(status, t.status, t.status_at, now) or await self._write(key, t, status, now):
+            t.status_gist = gist(picture)
 
     async def report_invalid(self, key: Key, body: Body, tracked: Tracked, problem: str, now: float, reason: str = "InvalidSpec") -> None:
         """Nothing is changed for an object that cannot be understood: what runs goes on running, and the rest of its status stays."""
@@ -65,7 +69,10 @@ class Reporter:
         picture = Picture(now=now, generation=generation, aspects=(*kept, Aspect("Degraded", "True", reason, problem)))
         conditions = build(picture, before).conditions
         await self._announce(body, tracked, None, picture)
-        await self._write(key, tracked, before.model_copy(update={"conditions": conditions, "observed_generation": generation}), now)
+        status = before.model_copy(update={"conditions": conditions, "observed_generation": generation})
+        tracked.status_gist = None
+        if worth_writing(status, tracked.status, tracked.status_at, now):
+            await self._write(key, tracked, status, now)
 
     async def _announce(self, body: Body, t: Tracked, decision: Decision | None, picture: Picture) -> None:
         """An Event for each change of the node count, and for each condition that turns bad. Nothing else: an Event is for a person."""
@@ -87,17 +94,18 @@ class Reporter:
             except KubeError as error:
                 log.warning("an event could not be written: %s", error)
 
-    async def _write(self, key: Key, t: Tracked, status: DeepSeekDeploymentStatus, now: float) -> None:
-        if not worth_writing(status, t.status, t.status_at, now):
-            return
+    async def _write(self, key: Key, t: Tracked, status: DeepSeekDeploymentStatus, now: float) -> bool:
+        """Write the status; False when that failed."""
         try:
             await self._cluster.write_status(*key, as_body(status))
-            self._telemetry.writes.labels("Status", "done").inc()
-            t.status, t.status_at = status, now
         except KubeError as error:
             if error.status != 404:  # 404: deleted meanwhile
                 self._telemetry.writes.labels("Status", "failed").inc()
                 log.warning("%s/%s: the status could not be written: %s", *key, error)
+            return False
+        self._telemetry.writes.labels("Status", "done").inc()
+        t.status, t.status_at = status, now
+        return True
 
     def _show(self, v: Verdict, picture: Picture) -> None:
         """The object's figures as metrics."""

@@ -405,7 +405,8 @@ class Tick:
         """A node's start ends when its replicas are first seen to answer."""
         t = v.tracked
         t.serving_since = {name: t.serving_since.get(name, now) for name in v.serving}
-        if v.observed.serve is not None:
+        told = t.start_watch.passed_over
+        if v.observed.serve is not None and (t.start_watch.answering_since is None or not t.serving_since.keys() <= told):
             pods = (replace(pod, ready_at=t.serving_since.get(pod.name)) for pod in v.observed.pods)
             t.start_watch, fresh = t.start_watch.look(pods, t.memory.scaled_up_at)
             if fresh:

@@ -9,7 +9,19 @@ import pytest
 
 from deepseek_operator.core.coldstart import Start, Starts
 from deepseek_operator.core.ledger import Day, Ledger
-from deepseek_operator.core.status import REFRESH_SECONDS, Aspect, Picture, as_body, build, day_of, starts_of, timestamp, worth_writing
+from deepseek_operator.core.status import (
+    REFRESH_SECONDS,
+    Aspect,
+    Picture,
+    as_body,
+    build,
+    day_of,
+    gist,
+    starts_of,
+    timestamp,
+    worth_building,
+    worth_writing,
+)
 from deepseek_operator.core.types import Decision, Demand, PeakForecast
 
 NOW = 1_790_000_000.0
@@ -142,9 +154,17 @@ def test_not_worth_a_write_until_ten_minutes_have_passed(picture: Picture) -> No
 
 @pytest.mark.parametrize("picture", IMPORTANT.values(), ids=IMPORTANT.keys())
 def test_worth_a_write_at_once(picture: Picture) -> None:
-    """Somebody may act on it."""
+    """Somebody may act on it; the status is made to see it, though nothing else is due."""
     written = build(PICTURE, None)
+    assert worth_building(picture, gist(PICTURE), NOW)
     assert worth_writing(build(picture, written), written, NOW, NOW + 15)
+
+
+def test_no_status_is_made_of_a_picture_that_says_nothing_new() -> None:
+    """Until the figures are due, or when none was made yet."""
+    assert not worth_building(changed(demand=Demand(21.0)), gist(PICTURE), NOW)
+    assert worth_building(replace(PICTURE, now=NOW + REFRESH_SECONDS), gist(PICTURE), NOW)
+    assert worth_building(PICTURE, None, NOW)
 
 
 def test_the_first_status_is_always_written() -> None:

@@ -37,6 +37,9 @@ UTILIZATION_STEP = 10
 """Points of predicted utilization that count as a change worth writing at once."""
 
 
+Gist = tuple[object, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Aspect:
     """One condition as it is now."""
@@ -116,6 +119,26 @@ def as_body(status: DeepSeekDeploymentStatus) -> dict[str, Any]:
     if not body["savings"]:
         del body["savings"]
     return body
+
+
+def worth_building(picture: Picture, written: Gist | None, written_at: float) -> bool:
+    """Whether a status made of `picture` could be worth a write: anything a person acts on changed since `written`, or its figures are due."""
+    return written is None or picture.now - written_at >= REFRESH_SECONDS or gist(picture) != written
+
+
+def gist(picture: Picture) -> Gist:
+    """What of a picture a person may act on. Two with the same gist give statuses of the same meaning."""
+    decision = picture.decision
+    return (
+        picture.generation,
+        tuple((aspect.type, aspect.status, aspect.reason) for aspect in picture.aspects),
+        (picture.desired, picture.current, picture.ready, picture.replicas_per_node, picture.replicas_ready),
+        decision and (decision.nodes, decision.reason, decision.recommended, _percent(decision.predicted_utilization, to=5)),
+        picture.shadow_nodes,
+        picture.endpoint,
+        picture.demand is None,
+        picture.capacity is None,
+    )
 
 
 def worth_writing(new: DeepSeekDeploymentStatus, written: DeepSeekDeploymentStatus | None, written_at: float, now: float) -> bool:
