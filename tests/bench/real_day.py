@@ -34,7 +34,6 @@ from deepseek_demo.stage import Pacing
 from deepseek_demo.subject import SERVICE_URL, Subject, tokens_per_second
 from deepseek_demo.traffic import generate, read_trace
 from deepseek_localcluster import LocalCluster
-from deepseek_operator.core import risk
 from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.types import Policy
 from deepseek_operator.edge.rayserve import RayServe
@@ -113,12 +112,12 @@ def main() -> None:
     for policy in given.policies:
         own = replace(show, out=show.out / policy, begun=time.monotonic())
         (own.out / "logs").mkdir(parents=True, exist_ok=True)
-        player, moments = play(policy, own)
-        compared = compare(policy, own, player, moments)
+        if not given.again:
+            play(policy, own).save(own.out / "played.json")
+        compared = compare(policy, own, Played.read(own.out / "played.json"))
         print(json.dumps(asdict(compared), indent=2), flush=True)
-        (own.out / "figures.json").write_text(
-            json.dumps({**asdict(compared), "stretch": show.stage.in_words(), "engine": given.engine}, indent=2)
-        )
+        figures = {**asdict(compared), "stretch": show.stage.in_words(), "engine": given.engine}
+        (own.out / "figures.json").write_text(json.dumps(figures, indent=2))
     if given.docs is not None:
         write_page(given.docs, [json.loads((given.out / policy / "figures.json").read_text()) for policy in NAMES])
 
@@ -231,7 +230,7 @@ def _decider(policy: str, show: Show, seen: list[float | None], start: int, cold
     mode: Any = NAMES[policy]
     foresight = None
     if policy == "predictive":
-        question = Question.of(spec.scaling.forecast, cold_start, step, round(step), risk.percentile(spec.scaling, capacity))
+        question = Question.of(spec.scaling, capacity, cold_start, step, round(step))
         foresight = Foresight(seen, round(step), question, start=start, season_seconds=show.stage.season_seconds)
     return Decider(replace(Policy.of(spec), mode=mode), capacity, foresight, lead_seconds=cold_start + step)
 
