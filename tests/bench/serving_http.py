@@ -45,13 +45,13 @@ def load(**told: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------- load
 
 TOKENS = 8
-RATE = 400
+RATE = 160
 CAPACITY = RATE / TOKENS
-"""Requests per second of a replica that gives out 400 tokens per second: 50."""
+"""Requests per second of a replica that gives out 160 tokens per second: 20."""
 
 SHORT_QUEUE = {"maxTokensPerSecond": RATE, "maxOngoingRequests": 8, "maxQueuedRequests": 8}
 LONG_QUEUE = {"maxTokensPerSecond": RATE}
-SECONDS = 12.0
+SECONDS = 15.0
 
 
 def measure_load() -> dict[str, Any]:
