@@ -78,6 +78,9 @@ def measure(blocks: Blocks, kept: Kept, folder: Path, given: argparse.Namespace)
         found["step"] = kept.get(blocks, "step", lambda: parts.after_a_step(blocks, stored(), found["walks"][0]["seen"]))
     if "first-days" in given.parts:
         found["firstDays"] = kept.get(blocks, "first-days", lambda: parts.first_days(blocks, stored()))
+    if "recurrence" in given.parts:
+        silent = kept.get(blocks, "without-recurrence", lambda: parts.lstm_without_recurrence(blocks, folder / "fits"))
+        found["variants"] = {"lstm_without_recurrence": silent}
     if "ablation" in given.parts:
         everybody = UNTRAINED + TRAINABLE
         found["ablation"] = {}
@@ -103,7 +106,7 @@ def main() -> None:
     reader.add_argument("--out", type=Path, default=ROOT / "build" / "bench-forecast")
     reader.add_argument("--docs", type=Path, help="write the tables into this page")
     reader.add_argument("--seeds", type=int, default=2, help="seeds on traces of up to 22 days (default 2)")
-    reader.add_argument("--parts", default="step,first-days,ablation,fleet", help="besides the walk (default: all)")
+    reader.add_argument("--parts", default="step,first-days,recurrence,ablation,fleet", help="besides the walk (default: all)")
     given = reader.parse_args()
     given.parts = given.parts.split(",")
     started = time.monotonic()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import deepseek_forecaster
 from deepseek_forecaster import models
@@ -25,7 +26,7 @@ from deepseek_forecaster.backtest.score import score
 from deepseek_forecaster.backtest.write import document
 from deepseek_forecaster.backtest.yardsticks import ten_minute_mean
 from deepseek_forecaster.evaluate import pinball
-from deepseek_forecaster.models import new_expert
+from deepseek_forecaster.models import lstm, new_expert
 from deepseek_forecaster.models.expert import Expert, Floats, History
 from deepseek_forecaster.walk import walk
 
@@ -116,6 +117,31 @@ def walked(blocks: Blocks, stored: StoredFits, experts: tuple[str, ...] | None =
     own = played.wall_seconds - (stored.spent - spent) + sum(sum(seconds) for seconds in stored.seconds.values())
     told = replace(played, fit_seconds=dict(stored.seconds), wall_seconds=own)
     return document(told, score(told)) | {"seen": stored.seen}
+
+
+def lstm_without_recurrence(blocks: Blocks, folder: Path) -> dict[str, Any]:
+    """The LSTM alone, fitted anew with both of its recurrences saying nothing: what is left are the columns at the side."""
+
+    class Silent(torch.nn.Module):
+        def __init__(self, hidden: int) -> None:
+            super().__init__()
+            self.hidden = hidden
+
+        def forward(self, sequence: torch.Tensor) -> tuple[None, tuple[torch.Tensor, None]]:
+            return None, (sequence.new_zeros(1, len(sequence), self.hidden), None)
+
+    class Still(lstm.Net):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            for name, module in list(self.named_children()):
+                if isinstance(module, torch.nn.LSTM):
+                    setattr(self, name, Silent(module.hidden_size))
+
+    whole, lstm.Net = lstm.Net, Still  # type: ignore[misc]
+    try:
+        return dict(walked(blocks, StoredFits(folder, 0, variant="without recurrence"), ("lstm",))["experts"]["lstm"])
+    finally:
+        lstm.Net = whole  # type: ignore[misc]
 
 
 def after_a_step(blocks: Blocks, stored: StoredFits, seen: dict[str, list[list[int]]]) -> dict[str, Any]:
