@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fakes import START, Body, Clock, FakeCluster, FakeForecaster, FakeKubeRay, FakePrometheus, FakeServe, deployment
+from fakes import Body, Clock, FakeCluster, FakeForecaster, FakeKubeRay, FakePrometheus, FakeServe, deployment
 
 from deepseek_operator.edge.telemetry import Telemetry
 from deepseek_operator.fleet import KINDS, Seen
@@ -116,23 +116,6 @@ class Fleet:
     def metric(self, name: str, /, **labels: str) -> float | None:
         """A value from /metrics."""
         return self.telemetry.registry.get_sample_value(f"deepseek_operator_{name}", labels)
-
-
-async def settled_fleet(objects: int, **scaling: Any) -> Fleet:
-    """So many objects that have settled on the nodes their load needs: object n has n % 8 × 10 requests per second. The next `tick` is one of
-    a converged fleet: it reads, decides, and writes nothing."""
-    fleet = Fleet()
-    for number in range(objects):
-        name = f"chat-{number}"
-        fleet.cluster.put("objects", deployment(name, scaling={"mode": "Predictive", **scaling}))
-        fleet.prometheus.vector += [
-            {"metric": {"application": f"default.{name}", "reading": reading}, "value": [START, str(value)]}
-            for reading, value in (("demand", number % 8 * 10), ("reporting", 1000))
-        ]
-        fleet.forecaster.peaks[f"default.{name}"] = number % 8 * 10 + 1
-    await fleet.live(90)
-    fleet.watch()
-    return fleet
 
 
 async def running(fleet: Fleet, nodes: int, rate: float, /, **spec: Any) -> None:
