@@ -166,6 +166,10 @@ REFUSED = {
     "a misspelt value": (("--set", "operator.tickSecond=5"), "at '/operator': additional properties 'tickSecond' not allowed"),
     "a tick of 0 s": (("--set", "operator.tickSeconds=0"), "at '/operator/tickSeconds': minimum: got 0, want 1"),
     "a log of xml": (("--set", "operator.logFormat=xml"), "at '/operator/logFormat': value must be one of 'json', 'text'"),
+    "a rule for users' queries that is none": (
+        ("--set", "operator.ownQueries.rule=Maybe"),
+        "at '/operator/ownQueries/rule': value must be one of 'Allow', 'Enforce', 'Forbid'",
+    ),
     "a history of two years": (("--set", "forecaster.history=2y"), "at '/forecaster/history': '2y' does not match"),
     "a tag in the repository": (("--set", "operator.image.repository=a:1"), "at '/operator/image/repository': 'a:1' does not match"),
     "no port for Prometheus": (
@@ -220,7 +224,8 @@ def test_every_value_has_a_place_in_the_schema() -> None:
 
 def test_the_operators_environment_is_what_its_command_line_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variable is a flag's, and arrives as the value that was set."""
-    values = ("--set", "operator.tickSeconds=7,operator.stepSeconds=30,operator.logLevel=debug,operator.httpProxy=http://proxy:3128")
+    set_ = "operator.tickSeconds=7,operator.stepSeconds=30,operator.logLevel=debug,operator.httpProxy=http://proxy:3128"
+    values = ("--set", f"{set_},operator.ownQueries.rule=Enforce,operator.ownQueries.label=team")
     deployment = _one(
         _rendered(*values, "--set", "watch.namespaces={team-a,team-b},networkPolicy.ray.kuberayNamespace=kuberay"),
         "Deployment",
@@ -232,6 +237,7 @@ def test_the_operators_environment_is_what_its_command_line_reads(monkeypatch: p
     given = vars(operator_parser().parse_args(deployment["spec"]["template"]["spec"]["containers"][0]["args"]))
     assert {name.removeprefix("DEEPSEEK_OPERATOR_").lower() for name in environment} <= set(given)
     assert (given["tick_seconds"], given["step_seconds"], given["log_level"], given["http_proxy"]) == (7, 30, "debug", "http://proxy:3128")
+    assert (given["own_queries"], given["own_queries_label"]) == ("Enforce", "team")
     assert given["namespace"] == ["team-a,team-b"]
     assert given["forecaster"] == f"http://ds-deepseek-operator-forecaster.{NAMESPACE}.svc:8099"
     assert given["metrics_listen"] == ("0.0.0.0", 9090)
