@@ -238,7 +238,7 @@ def ranked(scores: Floats, recency: Floats, windows_per_row: float) -> Scores:
     total = float(weights.sum())
     below = (np.cumsum(weights) - 0.5 * weights) / total
     # with 40 windows the tail begins at 1 − 4 ÷ 40 = 0.9
-    tail_from = float(np.clip(1.0 - 0.2 * TAIL_WINDOWS / total, 0.7, 0.95))
+    tail_from = float(np.clip(1.0 - 0.2 * TAIL_WINDOWS / total, 0.8, 0.95))
     start, low_start = (float(np.interp(level, below, values)) for level in (tail_from, 1.0 - tail_from))
     excess = _excess(values - start, weights, tail_from)
     low_excess = _excess(low_start - values, weights, tail_from)

@@ -13,7 +13,7 @@ import numpy as np
 from .models.expert import Bools, Floats
 from .running import delayed, fading_sums
 
-JUMP = 6.0
+JUMP = 4.5
 """An error of the mean's logarithm this many times the usual one is a jump …"""
 LEAST_JUMP = 0.2
 """… from e^0.2 = 22 % on."""

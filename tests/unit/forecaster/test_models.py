@@ -13,12 +13,13 @@ from deepseek_forecaster.models.arima import Arima
 from deepseek_forecaster.models.expert import Expert, History, NotEnoughHistoryError, outlook_of, predict
 from deepseek_forecaster.models.last_value import LastValue
 from deepseek_forecaster.models.seasonal_naive import SeasonalNaive
+from deepseek_forecaster.models.smoothing import Holt, Ses, smoothed
 from deepseek_forecaster.models.ten_minute_mean import TenMinuteMean
 
 DAY = 144.0
 """Ten-minute window of one step; a day of 144 steps keeps the tests quick."""
 
-FAST: tuple[Callable[[], Expert], ...] = (LastValue, TenMinuteMean, SeasonalNaive)
+FAST: tuple[Callable[[], Expert], ...] = (LastValue, TenMinuteMean, Ses, Holt, SeasonalNaive)
 
 
 def daily_wave(days: float, day: float = DAY, noise: float = 0.02, seed: int = 1) -> np.ndarray:
@@ -42,6 +43,58 @@ def test_ten_minute_mean_leaves_unknown_steps_out_of_the_mean() -> None:
     values = np.array([1000.0] * 5 + [10.0] * 5 + [np.nan] * 2 + [20.0] * 3)
     # the last ten steps: five of 10, two unknown, three of 20 → (50 + 60) ÷ 8
     assert predict(TenMinuteMean(), History(values, 0, 1440.0), 2).tolist() == pytest.approx([13.75, 13.75])
+
+
+def test_smoothing_as_a_filter_gives_what_the_recursion_gives() -> None:
+    """Level gain 0.3, trend gain 0.1, damping 0.9 over fifty steps of a random walk."""
+    loads = np.random.default_rng(0).normal(size=50).cumsum()
+    level, trend = smoothed(loads, 0.3, 0.1, 0.9)
+    running, slope = loads[0], 0.0
+    for at in range(1, 50):
+        error = loads[at] - (running + 0.9 * slope)
+        running, slope = running + 0.9 * slope + 0.3 * error, 0.9 * slope + 0.1 * error
+        assert (level[at], trend[at]) == pytest.approx((running, slope))
+
+
+def test_after_a_step_from_10_to_40_simple_smoothing_is_halfway_in_its_root_after_twenty_minutes() -> None:
+    values = np.array([10.0] * 600 + [40.0] * 20)
+    # halfway between √10 and √40 is 1.5 × √10: 2.25 × 10
+    assert predict(Ses(), History(values, 0, 1440.0), 1)[0] == pytest.approx(22.5, rel=0.01)
+
+
+def test_holt_goes_on_with_a_rise_and_lets_it_die_away() -> None:
+    path = predict(Holt(), History(np.linspace(100.0, 400.0, 600), 0, 1440.0), 60)
+    assert path[0] < path[20] < path[59]
+    assert path[59] - path[40] < 0.7 * (path[20] - path[0])
+
+
+def test_boosting_foresees_the_daily_rise_and_its_peak_lies_within_its_quantiles() -> None:
+    pytest.importorskip("torch")
+    values = daily_wave(8)
+    history = History(values, 0, DAY)
+    expert = fitted("boosting", history.until(6 * 144), 6)
+    origins = np.arange(6 * 144, 8 * 144 - 7)
+    came, peak = history.mean_between(origins + 1, origins + 7), history.peak_between(origins + 1, 6)
+    said, naive = outlook_of(expert, history, origins, 6), outlook_of(TenMinuteMean(), history, origins, 6)
+    assert np.abs(said.mean - came).mean() < 0.4 * np.abs(naive.mean - came).mean()
+    assert said.peak is not None
+    assert (np.diff(said.peak, axis=1) >= 0).all()
+    assert 0.6 < np.mean((said.peak[:, 0] <= peak) & (peak <= said.peak[:, 2])) < 0.95, "80 of 100 between p10 and p90"
+    # half of the horizon was learned, too
+    short = outlook_of(expert, history, origins, 3).mean
+    assert (
+        np.abs(short - history.mean_between(origins + 1, origins + 4)).mean()
+        < np.abs(said.mean - history.mean_between(origins + 1, origins + 4)).mean()
+    )
+
+
+def test_peak_mean_and_number_of_known_values_between_positions_on_numbers_done_by_hand() -> None:
+    history = History(np.array([1.0, np.nan, 3.0, 8.0]), 0, DAY)
+    starts = np.array([-1, 0, 1, 3, 4])
+    assert history.mean_between(starts, starts + 2).tolist() == pytest.approx([1.0, 1.0, 3.0, 8.0, np.nan], nan_ok=True)
+    assert history.peak_between(starts, 2).tolist() == pytest.approx([1.0, 1.0, 3.0, 8.0, np.nan], nan_ok=True)
+    assert history.known_between(starts, starts + 2).tolist() == [1, 1, 1, 1, 0]
+    assert history.peak_between(np.array([0, 1]), 3).tolist() == [3.0, 8.0]
 
 
 def test_seasonal_naive_moves_as_yesterday_at_todays_level() -> None:
