@@ -315,7 +315,7 @@ EXPLAINED = {
     ),
     "dsd.spec.model": (
         "source\t<string> -required-\n Where the weights are: hf://ORGANISATION/NAME[@REVISION], pvc://CLAIM/PATH",
-        "quantization\t<string>\n enum: none, int8, int4\n Precision of the weights",
+        "quantization\t<string>\n enum: none, bf16, int8, int4\n Precision of the decoder's weights",
     ),
     "dsd.status.decision": ("reason\t<string> -required-\n Why, in one CamelCase word.",),
 }
