@@ -1,7 +1,7 @@
 """This project's own policy in the benchmark: the operator's live `decide()`, fed with what the forecaster's walk foresaw. Nothing is copied.
 
-The walk is the dear part and does not depend on the knob: it is made once per load and horizon with many quantiles, kept as an npz file, and
-every percentile is swept over the same forecasts.
+The walk is the dear part and does not depend on the knob: it is made once per load and cold start, kept as an npz file, and every setting is
+swept over the same forecasts.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ from pathlib import Path
 
 import numpy as np
 from bench.loads import STEP_SECONDS, Load
+from numpy.typing import NDArray
 
 from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ForecastSpec, ScalingSpec
 from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.types import PeakForecast, Policy
 from deepseek_operator.replay import Decider
 
+Floats = NDArray[np.float64]
+
 TICK_SECONDS = 15.0
 MAX_NODES = 40
-QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+SETTINGS: tuple[tuple[int, float], ...] = (
+    (100, 0.95), (100, 0.98), (95, 0.98), (90, 0.99), (85, 0.99), (80, 0.99), (75, 0.995), (70, 0.995), (60, 0.998),
+)  # fmt: skip
+"""The knob, from daring to careful: scaleUpPercent, and the quantile that nodes are provided for (forecast.percentile, or costOfLateRequest
+where it is finer). One number in the tables: which of these, from 1."""
 
-DEFAULT = float(DEFAULT_PERCENTILE)
-"""The percentile as shipped."""
-
-PERCENTILES = (50.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.5)
-"""The knob `forecast.percentile`, from daring to careful."""
+CARE = tuple(float(number) for number in range(1, len(SETTINGS) + 1))
+DEFAULT = 1.0 + SETTINGS.index((ScalingSpec().scale_up_percent, DEFAULT_PERCENTILE / 100))
+"""The settings as shipped."""
 
 SHORTEST_HORIZON_SECONDS = 10
-"""spec.scaling.forecast.horizonSeconds at its least: the operator then looks as far ahead as it measured that a node takes."""
+"""spec.scaling.forecast.horizonSeconds at its least. What the decision stands on reaches as far as a node takes, whatever is asked for; a
+longer horizon is for show and would only cost time here."""
 
 
 def policy() -> Policy:
@@ -48,31 +54,29 @@ def policy() -> Policy:
     )
 
 
-def horizon_seconds(cold_start_seconds: float) -> int:
-    """How far ahead the operator asks when it measured this cold start."""
+def question(cold_start_seconds: float) -> Question:
+    """What the operator asks when it measured this cold start."""
     scaling = ScalingSpec(forecast=ForecastSpec(horizon_seconds=SHORTEST_HORIZON_SECONDS))
-    return Question.of(scaling, None, cold_start_seconds, TICK_SECONDS, int(STEP_SECONDS)).whole_seconds
+    return Question.of(scaling, None, cold_start_seconds, TICK_SECONDS, int(STEP_SECONDS))
 
 
-def predictive(percentile: float, load: Load, forecasts: Forecasts) -> Decider:
-    """Mode Predictive at this percentile."""
-    return Decider(replace(policy(), mode="Predictive"), load.capacity, forecasts.at(percentile / 100))
-
-
-def full_nodes(percentile: float, load: Load, forecasts: Forecasts) -> Decider:
-    """Mode Predictive with scaleUpPercent 100: the percentile alone keeps the distance."""
-    return Decider(replace(policy(), mode="Predictive", scale_up_percent=100), load.capacity, forecasts.at(percentile / 100))
+def predictive(care: float, load: Load, forecasts: Forecasts) -> Decider:
+    """Mode Predictive with the care-th of SETTINGS."""
+    percent, quantile = SETTINGS[round(care) - 1]
+    asked = replace(policy(), mode="Predictive", scale_up_percent=percent)
+    return Decider(asked, load.capacity, forecasts.at(quantile), lead_seconds=forecasts.question.whole_lead_seconds)
 
 
 def faulty(factor: float | None, load: Load, forecasts: Forecasts) -> Decider:
     """Mode Predictive as shipped, with forecasts so many times the true ones, or none at all."""
-    foreseen = forecasts.at(DEFAULT / 100)
+    foreseen = forecasts.at(SETTINGS[round(DEFAULT) - 1][1])
 
     def forecaster(now: float) -> PeakForecast | None:
         forecast = foreseen(now)
         if forecast is None or factor is None:
             return None
-        return replace(forecast, peak=forecast.peak * factor, mean=forecast.mean * factor)
+        wrong = tuple((q, factor * carried) for q, carried in forecast.loads)
+        return replace(forecast, peak=forecast.peak * factor, mean=forecast.mean * factor, loads=wrong)
 
     return Decider(replace(policy(), mode="Predictive"), load.capacity, forecaster)
 
@@ -84,56 +88,67 @@ def reactive(scale_up_percent: float, load: Load) -> Decider:
 
 
 class Forecasts:
-    """What was foreseen: arrays by origin, `peaks[i, k]` the k-th of QUANTILES of the peak, as issued at `issued[i]` (seconds)."""
+    """What was foreseen, as the operator reads the forecaster's answers (`Question.read`): one row per origin, issued at `issued[i]` (seconds).
 
-    def __init__(self, issued: np.ndarray, mean: np.ndarray, peaks: np.ndarray, probation: np.ndarray, horizon_seconds: float) -> None:
-        self.issued, self.mean, self.peaks, self.probation, self.horizon_seconds = issued, mean, peaks, probation, horizon_seconds
+    `loads[i, k]` is what has to be carried at the k-th of the question's quantiles; a row that may not be acted on is NaN.
+    """
+
+    def __init__(self, question: Question, issued: Floats, mean: Floats, later: Floats, loads: Floats) -> None:
+        self.question, self.issued, self.mean, self.later, self.loads = question, issued, mean, later, loads
 
     def at(self, quantile: float) -> Callable[[float], PeakForecast | None]:
-        """The forecast there was at an instant, as the decision gets it; None when it is older than live would use, or on probation."""
-        issued, mean = self.issued.tolist(), self.mean.tolist()
-        peak = self._peaks(quantile).tolist()
-        probation, percentile = self.probation.tolist(), round(quantile * 100)
+        """The forecast there was at an instant, as the decision gets it when it provides for this quantile; None where live has none."""
+        issued, mean, later, rows = self.issued.tolist(), self.mean.tolist(), self.later.tolist(), self.loads.tolist()
+        quantiles, horizon = self.question.quantiles, self.question.horizon_seconds
 
         def newest(now: float) -> PeakForecast | None:
             at = bisect_right(issued, now + 1e-6) - 1
-            if at < 0 or now - issued[at] > 2 * STEP_SECONDS or probation[at]:
+            if at < 0 or now - issued[at] > 2 * STEP_SECONDS or math.isnan(rows[at][0]):
                 return None
-            return PeakForecast(peak[at], mean[at], percentile, self.horizon_seconds, issued[at])
+            loads = tuple(zip(quantiles, rows[at], strict=True))
+            peak = float(np.interp(quantile, quantiles, rows[at]))
+            return PeakForecast(peak, mean[at], round(100 * quantile), horizon, issued[at], loads, quantile, later[at])
 
         return newest
-
-    def _peaks(self, quantile: float) -> np.ndarray:
-        if quantile in QUANTILES:
-            return self.peaks[:, QUANTILES.index(quantile)]
-        raise ValueError(f"quantile must be one of {QUANTILES}, was {quantile:g}")
 
     def save(self, path: Path) -> None:
         """Keep them, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part.npz")
-        np.savez_compressed(
-            unfinished, issued=self.issued, mean=self.mean, peaks=self.peaks, probation=self.probation, horizon=self.horizon_seconds
-        )
+        np.savez_compressed(unfinished, issued=self.issued, mean=self.mean, later=self.later, loads=self.loads)
         unfinished.rename(path)
 
     @classmethod
-    def read(cls, path: Path) -> Forecasts:
+    def read(cls, path: Path, cold_start_seconds: float) -> Forecasts:
         """What `save` kept."""
         with np.load(path) as kept:
-            return cls(kept["issued"], kept["mean"], kept["peaks"], kept["probation"], float(kept["horizon"]))
+            return cls(question(cold_start_seconds), kept["issued"], kept["mean"], kept["later"], kept["loads"])
 
     @classmethod
-    def walked(cls, load: Load, cold_start_seconds: float, every: int = 1) -> Forecasts:
+    def walked(cls, load: Load, cold_start_seconds: float) -> Forecasts:
         """Walk over the load. About 20 ms an origin and 10 s a day for fitting."""
         from deepseek_forecaster.walk import walk
 
-        horizon = horizon_seconds(cold_start_seconds)
-        issued, mean, peaks, probation = [], [], [], []
-        for forecast in walk(load.seen, int(STEP_SECONDS), start=load.start, horizon_seconds=horizon, quantiles=QUANTILES, every=every):
+        asked = question(cold_start_seconds)
+        issued, mean, later, loads = [], [], [], []
+        for forecast in walk(
+            load.seen,
+            int(STEP_SECONDS),
+            start=load.start,
+            horizon_seconds=asked.whole_seconds,
+            quantiles=asked.quantiles,
+            lead_seconds=asked.whole_lead_seconds,
+            slack_seconds=asked.slack_seconds,
+        ):
+            read = asked.read(forecast, forecast.issued_at, int(STEP_SECONDS))
             issued.append(forecast.issued_at)
-            mean.append(forecast.mean)
-            peaks.append([forecast.quantile(q) for q in QUANTILES])
-            probation.append(forecast.on_probation)
-        shape = (len(peaks), len(QUANTILES))
-        return cls(np.array(issued), np.array(mean), np.array(peaks).reshape(shape), np.array(probation, dtype=bool), float(math.ceil(horizon)))
+            if isinstance(read, str):
+                mean.append(math.nan)
+                later.append(math.nan)
+                loads.append([math.nan] * len(asked.quantiles))
+            else:
+                mean.append(read.mean)
+                later.append(read.later)
+                loads.append([carried for _, carried in read.loads])
+        shape = (len(loads), len(asked.quantiles))
+        return cls(asked, np.array(issued), np.array(mean), np.array(later), np.array(loads).reshape(shape))

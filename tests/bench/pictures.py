@@ -12,7 +12,6 @@ from bench.policies import CONTENDERS
 
 STYLES: dict[str, tuple[str, str, float]] = {
     "predictive": ("#d62728", "-", 2.4),
-    "predictive-full": ("#ff7f0e", "-", 2.0),
     "reactive": ("#7f7f7f", "-", 1.4),
     "hpa": ("#1f77b4", "-", 1.2),
     "keda": ("#17becf", "-", 1.2),

@@ -50,7 +50,7 @@ class Contender:
 def _forecasts(place: Place) -> ours.Forecasts:
     from bench.prepare import forecasts_path
 
-    return ours.Forecasts.read(forecasts_path(place))
+    return ours.Forecasts.read(forecasts_path(place), place.cold_start_seconds)
 
 
 def _dynamo(kind: str) -> Contender:
@@ -87,22 +87,11 @@ CONTENDERS: dict[str, Contender] = {
             "predictive",
             "**DeepSeek operator, Predictive**",
             "this project's",
-            "forecast.percentile",
-            ours.PERCENTILES,
+            "care: scaleUpPercent and percentile",
+            ours.CARE,
             ours.DEFAULT,
             ours.TICK_SECONDS,
             lambda knob, place: ours.predictive(knob, place.load, _forecasts(place)),
-            ours=True,
-        ),
-        Contender(
-            "predictive-full",
-            "**DeepSeek operator, Predictive**, scaleUpPercent 100",
-            "this project's",
-            "forecast.percentile",
-            ours.PERCENTILES,
-            ours.DEFAULT,
-            ours.TICK_SECONDS,
-            lambda knob, place: ours.full_nodes(knob, place.load, _forecasts(place)),
             ours=True,
         ),
         _faulty("down", "the forecaster down", None),

@@ -33,9 +33,8 @@ def forecaster_hash() -> str:
 
 def forecasts_path(place: Place) -> Path:
     """Where the walk over this load with this cold start is kept."""
-    quantiles = hashlib.sha256(repr(ours.QUANTILES).encode()).hexdigest()[:4]
-    horizon = ours.horizon_seconds(place.cold_start_seconds)
-    return place.cache / f"walk-{place.load.key}-{horizon}-{quantiles}-{forecaster_hash()}.npz"
+    asked = hashlib.sha256(repr(ours.question(place.cold_start_seconds)).encode()).hexdigest()[:8]
+    return place.cache / f"walk-{place.load.key}-{asked}-{forecaster_hash()}.npz"
 
 
 def walk(place: Place) -> None:
