@@ -270,7 +270,7 @@ def take_turns(servers: dict[str, tuple[int, int]]) -> dict[str, Any]:
             for name, (port, pid) in servers.items():
                 before = cpu_seconds(pid)
                 turn[name] = load(kind="closed", port=port, seconds=TURN_SECONDS, **told)
-                turn[name]["cpu_seconds"] = cpu_seconds(pid) - before
+                turn[name] |= {"cpu_seconds": cpu_seconds(pid) - before, "seconds": TURN_SECONDS}
             seen[part].append(turn)
     return seen
 
@@ -286,7 +286,8 @@ def middle(turns: list[dict[str, Any]], figure: str) -> tuple[float, float, floa
 
 def cpu_per(turns: list[dict[str, Any]], name: str, of: int) -> float:
     """Microseconds of processor time on the server's side for each request, or for each of its `of` tokens; the median turn."""
-    return statistics.median(turn[name]["cpu_seconds"] / (turn[name]["per_second"] * TURN_SECONDS * of) * 1e6 for turn in turns)
+    each = [(turn[name]["cpu_seconds"], turn[name]["per_second"] * turn[name].get("seconds", TURN_SECONDS)) for turn in turns]
+    return statistics.median(seconds / (requests * of) * 1e6 for seconds, requests in each)
 
 
 def ingress_table(figures: dict[str, Any]) -> list[str]:
@@ -297,7 +298,7 @@ def ingress_table(figures: dict[str, Any]) -> list[str]:
     ]
     for name, (title, _) in WAYS.items():
         if name not in figures:
-            lines.append(f"| {title} | did not start | | | |")
+            lines.append(f"| {title} | not measured | | | |")
             continue
         way = figures[name]
         share, low, high = middle(way["sixteen"], "per_second")
