@@ -69,12 +69,15 @@ def memory(figures: dict[str, Any]) -> list[str]:
 def mode(figures: dict[str, Any]) -> list[str]:
     """What leaving the eyes unloaded saves."""
     rows = [
-        "A DeepSeek-VL of 270 M parameters, two fifths of them in its eyes, in int4 (the eyes keep their bfloat16).",
+        f"A DeepSeek-VL of {figures['parameters'] / 1e6:.0f} M parameters, {figures['decoder'] / figures['parameters']:.0%} of them in its "
+        "decoder, in int4 (the rest keeps its bfloat16).",
         "",
         "| mode | weights, MB | process, MB |",
         "|---|---|---|",
     ]
-    return rows + [f"| {name} | {own['weights'] / 1e6:.0f} | {own['process'] / 1e6:.0f} |" for name, own in figures.items()]
+    return rows + [
+        f"| {name} | {own['weights'] / 1e6:.0f} | {own['process'] / 1e6:.0f} |" for name, own in figures.items() if isinstance(own, dict)
+    ]
 
 
 def batch(figures: dict[str, Any]) -> list[str]:
