@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from deepseek_demo.traffic import generate
 from deepseek_forecaster.history import SampleFile
 from deepseek_forecaster.models import TRAINABLE
 from deepseek_forecaster.prometheus import TOGETHER_LABEL
-from deepseek_forecaster.registry import ABOUT, About, _folder
+from deepseek_forecaster.registry import ABOUT, About, Registry, _folder
 from deepseek_forecaster.schedule import TRAIN_SHARE
 from deepseek_forecaster.train import Job, fit
 from deepseek_forecaster.wire import ForecastRequest, read_response
@@ -110,6 +110,8 @@ def lay_out(data: Path, loads: list[np.ndarray], series: int, newest: int) -> di
     """Put every series' history and fits on disk; gives the processor time of each expert's fit."""
     costs: dict[str, list[float]] = {name: [] for name in TRAINABLE}
     for number in range(series):
+        if number == min(DIFFERENT, series):
+            remember(data)
         request = request_for(number)
         directory = data / "series" / _folder(request)
         if number < DIFFERENT:
@@ -130,6 +132,14 @@ def lay_out(data: Path, loads: list[np.ndarray], series: int, newest: int) -> di
     return costs
 
 
+def remember(data: Path) -> None:
+    """Let the forecaster work once on what lies there, and keep what it remembers, as it does every hour."""
+    with Registry(data, 86_400.0) as registry:
+        for watched in registry:
+            watched.open(DAYS * 86_400.0)
+            watched.keep_memory()
+
+
 def request_for(number: int) -> ForecastRequest:
     return ForecastRequest(series=f"fleet.s{number}", query=f"load_{number}", step_seconds=STEP, horizon_seconds=HORIZON)
 
@@ -140,7 +150,8 @@ def prometheus(loads: list[np.ndarray], newest: int) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            given = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            given = parse_qs(f"{urlsplit(self.path).query}&{sent}")
             query, start, end = given["query"][0], float(given["start"][0]), float(given["end"][0])
             steps = range(round(start / STEP), round(end / STEP) + 1)
             result = []
@@ -195,9 +206,10 @@ def watch(process: subprocess.Popen[str], address: str, series: int) -> dict[str
     while missing:
         found, _ = ask(address, series)
         missing = series - len(found.forecasts)
-        print(f"  {series - missing} of {series} answered after {time.monotonic() - started:.0f} s", flush=True)
+        print(f"\r  {series - missing} of {series} answered after {time.monotonic() - started:.0f} s", end="", flush=True)
         assert time.monotonic() - started < 1_800, next(iter(found.errors.values()))
-        time.sleep(min(10.0, 0.2 + missing / 50))
+        time.sleep(min(10.0, 1.0 + missing / 50))
+    print()
     ready = time.monotonic() - started
     # each request in a moment when nothing else is due
     answers = []

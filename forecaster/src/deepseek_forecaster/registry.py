@@ -12,10 +12,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from . import memory
 from .history import SampleFile, write_atomically
 from .models import TRAINABLE
 from .models.expert import History
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 ABOUT = "series.json"
 SAVE_ASKED_EVERY_SECONDS = 3_600.0
+REMEMBER_EVERY_SECONDS = 3_600.0
 MAX_SERIES = 10_000
 """Series under watch unless told otherwise: as many as one batch may ask about."""
 
@@ -51,6 +54,7 @@ class Watched:
     samples: SampleFile | None = None
     fits: dict[str, Fit] = field(default_factory=dict)
     working: threading.Lock = field(default_factory=threading.Lock)
+    remembered_at: float = 0.0
     due_at: float = 0.0
     read_at: float | None = None
     trouble: str | None = None
@@ -69,12 +73,11 @@ class Watched:
         """The series' samples; at the first call its files are opened and its fits taken on. Background work: hold `working`."""
         if self.samples is None:
             self.samples = SampleFile(self.directory, round(history_seconds / self.request.step_seconds))
-            # the quick experts answer while the libraries of the fitted ones are still being loaded
-            self.observe()
-            for name in TRAINABLE:
-                self.adopt(name)
-            if self.fits:
+            remembered = memory.load(self.directory)
+            if not remembered:
+                # what the quick experts said is soon said again, and they answer while the libraries of the others are being loaded
                 self.observe()
+            self._begin_anew(remembered)
         return self.samples
 
     def observe(self) -> None:
@@ -94,13 +97,24 @@ class Watched:
         """Forget the samples after this grid index and forecast anew from the rest; gives how many there were. Hold `working`. OSError."""
         dropped = self.samples.drop_after(index) if self.samples is not None else 0
         if dropped:
-            forecaster = SeriesForecaster(self.request.step_seconds, self.forecaster.day * self.request.step_seconds)
-            prepare(forecaster, self.request)
-            self.forecaster = forecaster
-            for name in TRAINABLE:
-                self.adopt(name)
-            self.observe()
+            self._begin_anew({})
         return dropped
+
+    def _begin_anew(self, remembered: dict[str, dict[str, NDArray[Any]]]) -> None:
+        """Put a new forecaster in the present one's place, with the fits on disk and what is remembered."""
+        forecaster = SeriesForecaster(self.request.step_seconds, self.forecaster.day * self.request.step_seconds)
+        prepare(forecaster, self.request)
+        for name in TRAINABLE:
+            fit = load(self.directory, name, forecaster.day)
+            if fit is not None:
+                self.fits[name] = fit
+                forecaster.adopt(fit.member)
+        forecaster.recall(remembered)
+        if self.samples is not None and self.samples.last is not None:
+            first, values = self.samples.grid()
+            forecaster.observe(History(values, first, forecaster.day))
+        # it answers from here on
+        self.forecaster = forecaster
 
     def save(self) -> None:
         """Put the last question on disk when it has changed or an hour has passed. Background work: hold `working`. OSError."""
@@ -109,6 +123,15 @@ class Watched:
         if saved is None or saved.request != about.request or about.asked_at - saved.asked_at > SAVE_ASKED_EVERY_SECONDS:
             write_atomically(self.directory / ABOUT, about.model_dump_json().encode())
             self.saved = about
+        if not 0.0 <= self.asked_at - self.remembered_at <= REMEMBER_EVERY_SECONDS:
+            self.keep_memory()
+
+    def keep_memory(self) -> None:
+        """Put on disk what the forecaster remembers. Background work: hold `working`. OSError."""
+        remembered = self.forecaster.remember()
+        if remembered:
+            memory.save(self.directory, remembered)
+            self.remembered_at = self.asked_at
 
 
 class DirectoryInUseError(RuntimeError):

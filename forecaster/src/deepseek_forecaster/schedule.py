@@ -167,6 +167,8 @@ class Trainer:
     def _hand_over(self, watched: Watched, name: str) -> None:
         with watched.working:
             if watched in self._registry:
+                # what the fit before has said stays said, also after a restart
+                watched.keep_memory()
                 watched.adopt(name)
                 watched.observe()
 

@@ -6,20 +6,26 @@ from another thread at any moment and never waits.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .calibrate import Calibrated, Calibration
 from .ensemble import Blend, blend
 from .evaluate import Record, judge
+from .memory import pack, unpack
 from .models import UNTRAINED, new_expert
 from .models.expert import Floats, History
 from .models.last_value import LastValue
 from .record import LAG_STEPS, Member, TrackRecord
 from .types import MEAN, Forecast, Sustained, quantile_key
+
+log = logging.getLogger(__name__)
 
 NAIVE = LastValue.name
 SPANS_KEPT = 6
@@ -139,6 +145,24 @@ class SeriesForecaster:
     def adopt(self, member: Member) -> None:
         """Take a newly fitted expert on; it speaks from the next `observe` on."""
         self._trained = {**self._trained, member.expert.name: member}
+
+    def remember(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """What is remembered of each span, as plain arrays. To be called where `observe` is."""
+        return {f"{span.steps}+{span.slack}": pack(track.record, track.calibration) for span, track in self._tracks.items()}
+
+    def recall(self, remembered: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Take over what `remember` gave, after the experts were adopted and before the first `observe`; what does not fit is left out."""
+        names = self._fast.keys() | self._trained.keys()
+        for span in self._asked:
+            track = Track(TrackRecord(self.day, span.steps, span.slack))
+            try:
+                unpack(remembered[f"{span.steps}+{span.slack}"], track.record, track.calibration, names)
+            except KeyError:
+                continue
+            except ValueError as error:
+                log.warning("a record of %d steps is built anew: %s", span.steps, error)
+                continue
+            self._tracks[span] = track
 
     def observe(self, history: History) -> None:
         """Publish a view of this history: extend the records and let each member speak."""
