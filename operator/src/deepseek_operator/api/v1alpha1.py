@@ -543,7 +543,7 @@ class ScalingSpec(Part):
     cost_of_late_request: PositiveQuantity | None = Field(
         default=None,
         description="What a request costs that has to wait for a node, in the currency of costPerNodeHour. Given, the percentile of the "
-        "forecast follows from it: 100 × (1 − costPerNodeHour ÷ (3600 × requests per second of a node × costOfLateRequest)), from 50 to 99.",
+        "forecast follows from it: 100 × (1 − costPerNodeHour ÷ (3600 × requests per second of a node × costOfLateRequest)), from 50 to 99.9.",
     )
     budget: BudgetSpec | None = Field(default=None, description="What the nodes of a day may cost. Mode Manual ignores it.")
     late_after_seconds: int = Field(

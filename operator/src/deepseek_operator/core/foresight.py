@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepseek_forecaster.types import MAX_STEPS, Forecast
 from deepseek_operator.api.v1alpha1 import ScalingSpec
@@ -31,6 +31,8 @@ class Question:
     cold_start_seconds: float | None = None
     lead_seconds: float | None = None
     slack_seconds: int = 0
+    quantile: float = 0.0
+    """What is provided for, where it is finer than the percentile; 0: the percentile says it."""
 
     @classmethod
     def of(
@@ -39,12 +41,13 @@ class Question:
         """What `scaling` asks for, further ahead where the measured cold start is longer; `node_capacity` is requests per second of a node."""
         longest = min(LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds)
         asked_for, at, slack = scaling.forecast.horizon_seconds, risk.percentile(scaling, node_capacity), scaling.late_after_seconds
+        quantile = risk.quantile(scaling, node_capacity)
         if cold_start_p90 is None:
             horizon = min(asked_for, longest)
-            return cls(horizon, at, None, horizon, slack)
+            return cls(horizon, at, None, horizon, slack, quantile)
         # Asked for at the next tick and there a cold start later; what is read then is as old as a step.
         lead = min(cold_start_p90 + tick_seconds + step_seconds, longest)
-        return cls(min(max(asked_for, lead), longest), at, cold_start_p90, lead, slack)
+        return cls(min(max(asked_for, lead), longest), at, cold_start_p90, lead, slack, quantile)
 
     @property
     def whole_seconds(self) -> int:
@@ -63,9 +66,8 @@ class Question:
 
     def read(self, forecast: Forecast, now: float, step_seconds: int) -> PeakForecast | str:
         """What of the answer the decision looks at, or a sentence that says why it may not be acted on."""
-        return usable(forecast, now, self.horizon_seconds, step_seconds, self.percentile) or peak_of(
-            forecast, self.percentile, self.cold_start_seconds
-        )
+        problem = usable(forecast, now, self.horizon_seconds, step_seconds, self.percentile)
+        return problem or replace(peak_of(forecast, self.percentile, self.cold_start_seconds), quantile=self.quantile)
 
 
 def usable(forecast: Forecast, now: float, horizon_seconds: float, step_seconds: int, percentile: int) -> str:
