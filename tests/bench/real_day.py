@@ -52,6 +52,10 @@ REQUESTS_AT_ONCE = 2
 NAMES = {"predictive": "Predictive", "reactive": "Reactive", "ray": "Ray Serve's autoscaler"}
 UNMEASURED_COLD_START_SECONDS = 15.0
 
+LONGEST_START_SECONDS = 40.0
+"""A stretch rises within a minute or so. Where a node takes longer than this to start, the machine has too much else to do: no policy could
+keep up, and the figures would say nothing about any of them."""
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -116,6 +120,9 @@ def main() -> None:
             play(policy, own).save(own.out / "played.json")
         compared = compare(policy, own, Played.read(own.out / "played.json"))
         print(json.dumps(asdict(compared), indent=2), flush=True)
+        if compared.cold_start_seconds > LONGEST_START_SECONDS:
+            took = f"a node took {compared.cold_start_seconds:.0f} s to start"
+            raise SystemExit(f"{took}; beyond {LONGEST_START_SECONDS:g} s no policy has anything to decide: run it on a machine at rest")
         figures = {**asdict(compared), "stretch": show.stage.in_words(), "engine": given.engine}
         (own.out / "figures.json").write_text(json.dumps(figures, indent=2))
     if given.docs is not None:
@@ -191,7 +198,7 @@ def compare(policy: str, show: Show, played: Played) -> Compared:
     begin, end = PRELUDE_SECONDS, PRELUDE_SECONDS + show.stage.play_seconds
     step = show.stage.step_seconds
     pacing = show.options.pacing
-    cold_start = cold_start_of(played.moments) or UNMEASURED_COLD_START_SECONDS
+    cold_start = _cold_start(played.moments)
     counts, _ = np.histogram(played.sent_at, bins=round(end / step), range=(0.0, end))
     rates = [*show.stage.history[: len(show.stage.history) - round(begin / step)].tolist(), *(counts / step).tolist()]
     rates = [None if np.isnan(rate) else float(rate) for rate in rates]
@@ -218,6 +225,15 @@ def compare(policy: str, show: Show, played: Played) -> Compared:
         least_node_hours=clairvoyant_node_hours(_smooth(rates, 10), step, capacity, cold_start, start=start),
         cold_start_seconds=cold_start,
     )
+
+
+def _cold_start(moments: list[Moment]) -> float:
+    """As measured; where a node was asked for and never came, the rest of the play."""
+    measured = cold_start_of(moments)
+    if measured is not None:
+        return measured
+    asked_at = next((after.t_seconds for before, after in itertools.pairwise(moments) if after.asked > before.asked), None)
+    return UNMEASURED_COLD_START_SECONDS if asked_at is None else moments[-1].t_seconds - asked_at
 
 
 def _decider(policy: str, show: Show, seen: list[float | None], start: int, cold_start: float) -> NodePolicy:

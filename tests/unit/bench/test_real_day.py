@@ -108,6 +108,16 @@ def test_what_is_counted_of_the_real_run(tmp_path: Path) -> None:
     assert found.p95_wait_seconds == 4.0
 
 
+@pytest.mark.parametrize(
+    ("ready", "seconds"), [((1, 2, 2), 2.0), ((1, 1, 1), 3.0)], ids=["there after two seconds", "never there: the rest of the play"]
+)
+def test_how_long_a_node_took(ready: tuple[int, ...], seconds: float) -> None:
+    """Asked for at 1 s, looks at 2, 3 and 4 s."""
+    looks = zip((0.0, 1.0, 2.0, 3.0, 4.0), (1, 2, 2, 2, 2), (1, 1, *ready), strict=True)
+    moments = [Moment(t, 1.0, None, None, asked=n, ready=r, paid=n) for t, n, r in looks]
+    assert real_day._cold_start(moments) == pytest.approx(seconds)
+
+
 def test_what_prometheus_shows_is_the_mean_of_its_window_and_a_gap_stays_one() -> None:
     """A window of three steps."""
     assert real_day._measured([3.0, 0.0, 6.0, None, 3.0], 3) == [3.0, 1.5, 3.0, None, 4.5]
