@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ScalingSpec, quantity_value
 
 LOWEST, HIGHEST = 0.5, 0.999
-"""Quantiles that are ever provided for. Below the median the present demand rules anyway; what is passed once in a thousand leads is the most that
-a fortnight of them can teach."""
+"""Quantiles that are ever provided for. Below the median the present demand rules anyway; what is passed once in a thousand leads is the most
+that a fortnight of them can teach."""
 
 
 def percentile(scaling: ScalingSpec, node_capacity: float | None) -> int:
