@@ -32,6 +32,9 @@ SPANS_KEPT = 6
 """A record is kept for each of the spans asked for lately, at most for so many: horizon and lead, each with the samples that are not in yet."""
 
 
+NOT_WORTH_A_RECORD = 10
+
+
 @dataclass(frozen=True, order=True)
 class Span:
     """So many steps after an origin, with the slack (in steps) that work may wait before it is carried."""
@@ -83,8 +86,12 @@ class Track:
 class SeriesForecaster:
     """Forecasts one series on its grid of `step_seconds`, with a season of `season_seconds`."""
 
-    def __init__(self, step_seconds: int, season_seconds: float, experts: Sequence[str] | None = None) -> None:
-        """`experts` restricts who speaks (None: all); the naive one always does, as the yardstick."""
+    def __init__(self, step_seconds: int, season_seconds: float, experts: Sequence[str] | None = None, *, remembers: bool = True) -> None:
+        """`experts` restricts who speaks (None: all); the naive one always does, as the yardstick.
+
+        `remembers`: prepare each view for the questions asked lately, too, and not only for those that are expected.
+        """
+        self._remembers = remembers
         self.step_seconds = step_seconds
         self.day = season_seconds / step_seconds
         self._fast = {name: Member(new_expert(name)) for name in UNTRAINED if experts is None or name in (*experts, NAIVE)}
@@ -235,10 +242,12 @@ class SeriesForecaster:
 
     def _prepared(self, view: View, span: Span, lag: int, now: float) -> tuple[Issued, int, float, float]:
         """What is issued for this span, for how many steps it was prepared, how much wider it has to be, and what no load exceeds."""
-        # the steps that are not in yet are forecast like those to come
+        # the steps that are not in yet are forecast like those to come; a tenth of the span more is not worth a record of its own
         window = span.steps + lag
-        self._note(Span(span.steps + min(lag, LAG_STEPS), span.slack), now)
-        nearest = _nearest(list(view.issued), window, span.slack)
+        more = min(lag, LAG_STEPS) if NOT_WORTH_A_RECORD * lag > span.steps else 0
+        if self._remembers:
+            self._note(Span(span.steps + more, span.slack), now)
+        nearest = _nearest(list(view.issued), span.steps + more, span.slack)
         # what no record is kept for (a much longer horizon than before, a late sample) is answered from the nearest there is, and wider
         wider = math.sqrt(max(1.0, window / nearest.steps))
         issued = view.issued[nearest]

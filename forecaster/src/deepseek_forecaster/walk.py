@@ -59,7 +59,7 @@ def walk(
     `experts` restricts who speaks (None: all). `progress` is told the share done. `lead_seconds` and `slack_seconds` as in `ForecastRequest`.
     """
     known = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    series = SeriesForecaster(step_seconds, season_seconds, experts)
+    series = SeriesForecaster(step_seconds, season_seconds, experts, remembers=False)
     series.expect(horizon_seconds, lead_seconds, slack_seconds)
     steps = math.ceil(horizon_seconds / step_seconds)
     series.wants(steps)
