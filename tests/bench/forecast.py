@@ -129,7 +129,9 @@ def main() -> None:
     if given.docs is not None:
         folder = "generated traffic" if given.traces is None or not given.traces.is_dir() else f"the multi-day traces of `{given.traces.name}/`"
         write_docs(
-            given.docs, text, f"Measured on {folder}, each at its native step, one core, experts fitted at most eight times over a tested part."
+            given.docs,
+            text,
+            f"Measured on {folder}, each at its native step, one core, experts fitted daily, or at most five times over a tested part.",
         )
 
 

@@ -52,7 +52,7 @@ def goals(found: Found) -> str:
         for name, one in trace["walks"][0]["experts"].items()
         if name == "lstm" and one["fits"]
     ]
-    walls = [trace["walks"][0]["wallSeconds"] for trace in found.values() if 13 <= trace["walks"][0]["days"] <= 15]
+    walls = [trace["walks"][0]["processorSeconds"] for trace in found.values() if 13 <= trace["walks"][0]["days"] <= 15]
     naive = "the last 10 minutes' mean"
     rows = [
         (f"WAPE of the horizon's mean ÷ {naive}, geometric mean", _mean(ratio), "≤ 0.72", _at_most(geometric(ratio[0]), 0.72)),
@@ -73,7 +73,7 @@ def goals(found: Found) -> str:
         ("one fit of the LSTM, the longest", f"{max(fits):.0f} s" if fits else "–", "≤ 60 s", _at_most(_max(fits), 60)),
         ("backtest of a 14-day trace, the longest", f"{max(walls) / 60:.1f} min" if walls else "–", "≤ 6 min", _at_most(_max(walls), 360)),
     ]
-    note = f"Over {len(found)} traces, on one core."
+    note = f"Over {len(found)} traces. Costs are processor time of one core."
     if len(ratio) > 1:
         note += f" Ranges are over {len(ratio)} seeds of what is drawn at random, those after the first on {len(ratio[1])} traces."
     return "### Against the goals\n\n" + _table(("figure", "measured", "goal", "met"), rows) + f"\n\n{note}"
@@ -151,7 +151,7 @@ def ablation(found: Found) -> str:
     if not rows:
         return ""
     rows.sort(key=lambda row: str(row[1]), reverse=True)
-    text = "Above 1: the ensemble is worse without it. On at most 250 boundaries of each trace."
+    text = "Above 1: the ensemble is worse without it. On at most 150 boundaries of each trace."
     head = ("without", "WAPE ÷ whole", "lowest – highest trace", "p90 loss ÷ whole", "traces")
     return "### The ensemble without each expert\n\n" + _table(head, rows) + f"\n\n{text}"
 
@@ -185,7 +185,7 @@ def five_percent(found: Found) -> str:
     return (
         "### Error under 5 %\n\n"
         f"{len(allowed)} of {len(walks)} traces allow it (an oracle between both neighbouring blocks errs by at most 3.6 % there:"
-        f" {_names(allowed)}). The ensemble's error is under 5 % on {len(reached)} ({_names(reached)}), {len(both)} of those that allow it."
+        f" {_names(allowed)}). The ensemble's error is under 5 % on {len(reached)} ({_names(reached)}), among them {len(both)} of those."
     )
 
 

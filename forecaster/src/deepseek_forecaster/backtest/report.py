@@ -232,7 +232,7 @@ def _words(played: Played, scores: Scores) -> str:
         " p90: the load the peak should stay within nine times of ten. Pinball loss: what a quantile pays for being too low or too high.</p>"
         f"<p>This traffic {allowed} an error under 5 %: an oracle that averages the block before and the block after errs by"
         f" {_percent(scores.oracle_wape)}, and chance alone (Poisson) by {_percent(scores.chance_wape)}.</p>"
-        f'<p class="quiet">Computed in {played.wall_seconds:.0f} s.</p></section>'
+        f'<p class="quiet">Computed in {played.processor_seconds:.0f} s of one core.</p></section>'
     )
 
 

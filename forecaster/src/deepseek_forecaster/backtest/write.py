@@ -15,7 +15,7 @@ FORECAST_COLUMNS = ("origin_seconds", "mean", "peak_p50", "peak_p90", "peak_p95"
 
 
 def document(played: Played, scores: Scores) -> dict[str, Any]:
-    """Everything that was found, as plain JSON with camelCase names. Losses are in requests per second, as the loads are."""
+    """Everything that was found, as plain JSON with camelCase names. Losses are in requests per second; costs are processor time."""
     blocks = played.blocks
     return {
         "trace": blocks.name,
@@ -39,6 +39,7 @@ def document(played: Played, scores: Scores) -> dict[str, Any]:
             for name, score in scores.alone.items()
         },
         "failures": dict(played.failures),
+        "processorSeconds": played.processor_seconds,
         "wallSeconds": played.wall_seconds,
     }
 
