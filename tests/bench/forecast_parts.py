@@ -26,7 +26,7 @@ from deepseek_forecaster.backtest.score import score
 from deepseek_forecaster.backtest.write import document
 from deepseek_forecaster.backtest.yardsticks import ten_minute_mean
 from deepseek_forecaster.evaluate import pinball
-from deepseek_forecaster.models import lstm, new_expert
+from deepseek_forecaster.models import lstm_training, new_expert
 from deepseek_forecaster.models.expert import Expert, Floats, History
 from deepseek_forecaster.walk import walk
 
@@ -123,26 +123,28 @@ def walked(blocks: Blocks, stored: StoredFits, experts: tuple[str, ...] | None =
 def lstm_without_recurrence(blocks: Blocks, folder: Path) -> dict[str, Any]:
     """The LSTM alone, fitted anew with both of its recurrences saying nothing: what is left are the columns at the side."""
 
-    class Silent(torch.nn.Module):
-        def __init__(self, hidden: int) -> None:
-            super().__init__()
-            self.hidden = hidden
+    class Silent(torch.nn.LSTM):
+        """Weights of zero, kept at zero: its answers are computed from them, too, and are zero."""
 
-        def forward(self, sequence: torch.Tensor) -> tuple[None, tuple[torch.Tensor, None]]:
-            return None, (sequence.new_zeros(1, len(sequence), self.hidden), None)
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            for weights in self.parameters():
+                torch.nn.init.zeros_(weights)
+                weights.requires_grad_(False)
 
-    class Still(lstm.Net):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            for name, module in list(self.named_children()):
-                if isinstance(module, torch.nn.LSTM):
-                    setattr(self, name, Silent(module.hidden_size))
+        def forward(self, sequence: torch.Tensor) -> Any:
+            return None, (sequence.new_zeros(1, len(sequence), self.hidden_size), None)
 
-    whole, lstm.Net = lstm.Net, Still  # type: ignore[misc]
+    class Still(lstm_training.Net):
+        def __init__(self, seen: int) -> None:
+            super().__init__(seen)
+            self.steps, self.blocks = (Silent(one.input_size, one.hidden_size, batch_first=True) for one in (self.steps, self.blocks))
+
+    whole, lstm_training.Net = lstm_training.Net, Still  # type: ignore[misc]
     try:
         return dict(walked(blocks, StoredFits(folder, 0, variant="without recurrence"), ("lstm",))["experts"]["lstm"])
     finally:
-        lstm.Net = whole  # type: ignore[misc]
+        lstm_training.Net = whole  # type: ignore[misc]
 
 
 def after_a_step(blocks: Blocks, stored: StoredFits, seen: dict[str, list[list[int]]]) -> dict[str, Any]:

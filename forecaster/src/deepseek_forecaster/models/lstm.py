@@ -9,30 +9,18 @@ level stays" and learns what to add to the mean, and to three quantiles of the p
 from __future__ import annotations
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .columns import columns
 from .expert import PEAK_QUANTILES, Floats, History, Ints, NotEnoughHistoryError, Outlook, State
-from .windows import Windows, least_history, ready, windows_of
+from .net import Net, Singles
+from .windows import least_history, ready, windows_of
 
-HIDDEN = 32
 NEWEST = 16
 BLOCKS = 18
 MOST_AHEAD = 9
 PROFILE_DAYS = 7
-CHANNELS = 7
-BATCH = 256
 UPDATES = 700
 """About 10 s on one core."""
-LEARNING_RATE = 3e-3
-DROPOUT = 0.3
-NOISE = 0.1
-AVERAGE_DECAY = 0.99
-WEIGHT_DECAY = 1e-3
-SEED = 20_250
 LIMIT = 4.0
 """Inputs are kept within this many of their standard deviations …"""
 FURTHEST = 8.0
@@ -40,34 +28,6 @@ FURTHEST = 8.0
 LEAST_KNOWN = 0.25
 """A column that is known in fewer of the training windows is left out: what cannot be learned from is noise."""
 CHUNK = 2_048
-QUANTILES = (0.5, *PEAK_QUANTILES)
-
-Singles = NDArray[np.float32]
-
-
-class Net(nn.Module):
-    """(batch, NEWEST, 1), (batch, BLOCKS + ahead, CHANNELS) and (batch, columns) → (batch, outputs), in spreads of the training targets."""
-
-    def __init__(self, seen: int) -> None:
-        super().__init__()
-        self.steps = nn.LSTM(1, HIDDEN // 2, batch_first=True)
-        self.blocks = nn.LSTM(CHANNELS, HIDDEN, batch_first=True)
-        self.mix = nn.Linear(HIDDEN // 2 + HIDDEN + seen, 2 * HIDDEN)
-        self.out = nn.Linear(2 * HIDDEN, len(QUANTILES))
-        self.skip = nn.Linear(seen, len(QUANTILES))
-        self.dropout = nn.Dropout(DROPOUT)
-        for layer in (self.out, self.skip):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, newest: torch.Tensor, blocks: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """The log-ratios to the present level of the mean's median and of the peak's quantiles, in spreads."""
-        _, (short, _) = self.steps(newest)
-        _, (long, _) = self.blocks(blocks)
-        together = torch.cat((self.dropout(short[0]), self.dropout(long[0]), self.dropout(seen)), dim=1)
-        mixed = self.dropout(nn.functional.silu(self.mix(together)))
-        answer: torch.Tensor = self.out(mixed) + self.skip(seen)
-        return answer
 
 
 class Lstm:
@@ -91,7 +51,6 @@ class Lstm:
 
     def fit(self, history: History, steps: int) -> None:
         """Train on up to 12,000 windows; the same history gives the same net. NotEnoughHistoryError below 150 windows."""
-        torch.set_num_threads(1)
         windows = windows_of(history, steps)
         if windows is None:
             known = int(np.isfinite(history.values).sum())
@@ -107,7 +66,11 @@ class Lstm:
         self.scale = np.where(scale > 1e-6, scale, 1.0)
         wanted = np.stack([windows.mean] + [windows.peak] * len(PEAK_QUANTILES), axis=1) / self.spread
         newest, blocks = self._sequences(history, windows.origins, windows.level)
-        self.net = self._train(newest, blocks, self._side(windows.columns), _single(np.clip(wanted, -FURTHEST, FURTHEST)), windows)
+        from .lstm_training import train  # half a gigabyte that only fitting needs
+
+        wanted = np.clip(wanted, -FURTHEST, FURTHEST)
+        arrays = train(newest, blocks, self._side(windows.columns), _single(wanted), windows.load, self._updates)
+        self.net = Net.restored(arrays, len(self.kept))
 
     def predict_many(self, history: History, origins: Ints, steps: int) -> Floats:
         """The horizon's mean, repeated. Shape (origins, steps)."""
@@ -123,9 +86,8 @@ class Lstm:
             seen = columns(history, origins[part], np.full(len(origins[part]), min(steps, self.steps)), self.lags)
             level = np.where(ready(history, origins[part]), seen.level, np.nan)
             newest, blocks = self._sequences(history, origins[part], np.where(np.isfinite(level), level, 0.0))
-            with torch.inference_mode():
-                answer = self.net(*(torch.from_numpy(array) for array in (newest, blocks, self._side(seen.rows))))
-            ratios = np.clip(answer.numpy().astype(np.float64), -FURTHEST, FURTHEST) * self.spread
+            answer = self.net(newest, blocks, self._side(seen.rows)).astype(np.float64)
+            ratios = np.clip(answer, -FURTHEST, FURTHEST) * self.spread
             loads = np.maximum(np.exp(level[:, None] + ratios) - history.floor, 0.0)
             mean[part], peak[part] = loads[:, 0], np.sort(loads[:, 1:], axis=1)
         return Outlook(mean=mean, peak=peak)
@@ -134,7 +96,7 @@ class Lstm:
         """The weights and what they were taught with."""
         if self.net is None:
             return {}
-        weights = {f"net_{name}": array.numpy() for name, array in self.net.state_dict().items()}
+        weights = {f"net_{name}": array for name, array in self.net.weights.items()}
         taught = np.array([self.steps, self.spread, *self.lags])
         return {"taught": taught, "kept": self.kept, "middle": self.middle, "scale": self.scale, **weights}
 
@@ -143,16 +105,11 @@ class Lstm:
         wanted = {"taught", "kept", "middle", "scale"}
         if not wanted <= set(state) or len(state["taught"]) < 2 or not len(state["kept"]) == len(state["middle"]) == len(state["scale"]):
             raise ValueError(f"lstm needs the arrays {', '.join(sorted(wanted))} and those of its net, had {sorted(state)}")
-        net = Net(len(state["kept"]))
-        try:
-            net.load_state_dict(
-                {name.removeprefix("net_"): torch.from_numpy(array) for name, array in state.items() if name.startswith("net_")}
-            )
-        except RuntimeError as error:
-            raise ValueError(f"lstm needs the weights of this net: {error}") from error
+        weights = {name.removeprefix("net_"): array for name, array in state.items() if name.startswith("net_")}
+        net = Net.restored(weights, len(state["kept"]))
         steps, spread, *lags = state["taught"].tolist()
         self.steps, self.spread, self.lags = int(steps), float(spread), tuple(int(days) for days in lags)
-        self.kept, self.middle, self.scale, self.net = state["kept"], state["middle"], state["scale"], net.eval()
+        self.kept, self.middle, self.scale, self.net = state["kept"], state["middle"], state["scale"], net
 
     def _side(self, rows: Floats) -> Singles:
         """The columns that could be learned, in standard deviations around their middle; 0 where unknown."""
@@ -186,38 +143,6 @@ class Lstm:
         masks = [np.isfinite(one).astype(np.float64) for one in (today, yesterday, last_week)]
         steps = np.where(np.isfinite(newest), np.clip(newest / self.spread, -LIMIT, LIMIT), 0.0)
         return _single(steps[:, :, None]), _single(np.stack([*told, *masks], axis=2))
-
-    def _train(self, newest: Singles, blocks: Singles, seen: Singles, wanted: Singles, windows: Windows) -> Net:
-        """Minimize the pinball losses of mean and peak, weighted by load; gives the running average of the nets."""
-        inputs = [torch.from_numpy(array) for array in (newest, blocks, seen)]
-        targets = torch.from_numpy(wanted)
-        load = torch.from_numpy(_single(windows.load / windows.load.mean()))[:, None]
-        levels = torch.tensor(QUANTILES, dtype=torch.float32)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            net = Net(seen.shape[1])
-            average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))  # type: ignore[no-untyped-call]
-            optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=self._updates)
-            for _ in range(self._updates):
-                rows = torch.randint(len(targets), (BATCH,))
-                steps, series, side = (one[rows] for one in inputs)
-                answer = net(
-                    steps + NOISE * torch.randn_like(steps),
-                    torch.cat((series[:, :, :4] + NOISE * torch.randn_like(series[:, :, :4]), series[:, :, 4:]), dim=2),
-                    side + NOISE * torch.randn_like(side),
-                )
-                short = targets[rows] - answer
-                loss = (load[rows] * torch.maximum(levels * short, (levels - 1.0) * short)).mean()
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                average.update_parameters(net)
-        averaged = average.module
-        assert isinstance(averaged, Net)
-        return averaged.eval()
 
 
 def _logs(history: History, starts: Ints, ends: Ints) -> Floats:
