@@ -21,6 +21,7 @@ from bench.loads import Load
 from bench.policies import CONTENDERS, Place
 from bench.prepare import ROOT, walk
 from bench.rivals import dynamo_planner, programs
+from bench.rivals.process import end_with_parent
 from bench.runs import Job, Result, code, run
 
 QUICK_OBJECTS = 500
@@ -95,7 +96,7 @@ def carried_out(made: plan.Plan, options: argparse.Namespace) -> dict[int, Resul
     results: dict[int, Result] = {}
     for policy in {job.policy for job in made.jobs}:
         code(policy)  # hashed here, before the processes part: all of them mean the same code
-    with ProcessPoolExecutor(max_workers=options.jobs, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(max_workers=options.jobs, mp_context=get_context("fork"), initializer=end_with_parent) as pool:
         try:
             prepared = [pool.submit(work, *given) for work, *given in preparations(made.jobs, options.cache)]
             follow(prepared, "forecasts and predictions")

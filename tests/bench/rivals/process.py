@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is gone, however that ended (Linux: prctl(2))."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class RivalError(RuntimeError):
@@ -22,7 +32,12 @@ class RivalProcess:
         given = {"GOMAXPROCS": "1", "GOGC": "400", "OMP_NUM_THREADS": "1", **(environment or {})}
         self._command = command
         self._process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **given}
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **given},
+            preexec_fn=end_with_parent,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
