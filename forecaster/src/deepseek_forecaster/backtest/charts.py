@@ -71,8 +71,8 @@ def shares(edges: Floats, weights: Mapping[str, Floats], label: str) -> str:
     return _svg("".join(parts), label, 230)
 
 
-def bars(values: Sequence[float | None], names: Sequence[str], target: float, low: float, high: float, label: str) -> str:
-    """One bar per value between `low` and `high`, with a line at the target; None is left empty. Values are shares."""
+def bars(values: Sequence[float | None], names: Sequence[str], target: float, near: float, low: float, high: float, label: str) -> str:
+    """One bar per share between `low` and `high`, with a line at the target, those further than `near` from it in orange; None is left empty."""
     height = 190
     frame = Frame(0, len(values), high - low, height)
     parts = []
@@ -86,7 +86,7 @@ def bars(values: Sequence[float | None], names: Sequence[str], target: float, lo
         parts.append(_text(center, height - 10, name, "middle"))
         if value is not None:
             top = frame.y(max(0.0, min(value, high) - low))
-            colour = PALETTE[0] if abs(value - target) <= 0.05 else MEDIAN
+            colour = PALETTE[0] if abs(value - target) <= near else MEDIAN
             parts.append(
                 f'<rect x="{center - wide / 2:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{frame.y(0) - top:.1f}" fill="{colour}">'
                 f"<title>{escape(name)}: {value:.1%}</title></rect>"
@@ -117,7 +117,7 @@ def _axes(frame: Frame, unit: str, percent: bool = False) -> str:
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{GRID}"/>')
         parts.append(_text(LEFT - 8, y + 4, f"{number * step:.0%}" if percent else f"{number * step:,.6g}", "end"))
     if not percent:
-        parts.append(f'<text x="{LEFT - 8}" y="{TOP - 10}" text-anchor="end" fill="{QUIET}">{escape(unit)}</text>')
+        parts.append(f'<text x="0" y="{TOP - 10}" fill="{QUIET}">{escape(unit)}</text>')
     every = next((seconds for seconds in _TICKS if (frame.x_to - frame.x_from) / seconds <= 12), 30 * 86_400)
     tick = math.ceil(frame.x_from / every) * every
     while tick <= frame.x_to:

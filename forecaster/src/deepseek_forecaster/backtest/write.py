@@ -89,5 +89,5 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:g} s"
     if seconds < 7_200:
-        return f"{seconds / 60:g} min"
+        return f"{seconds / 60:.3g} min"
     return f"{seconds / 3_600:.3g} h" if seconds < 2 * 86_400 else f"{seconds / 86_400:.3g} days"
