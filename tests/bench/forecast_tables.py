@@ -183,8 +183,8 @@ def five_percent(found: Found) -> str:
     reached = [walk for walk in walks if walk["ensemble"]["wapeMean"] < 0.05]
     return (
         "### Error under 5 %\n\n"
-        f"{len(allowed)} of {len(walks)} traces allow it: an oracle between both neighbouring blocks errs by at most 3.6 % there, or the ensemble by"
-        f" less than 5 % ({_names(allowed)}). The ensemble's error is under 5 % on {len(reached)} ({_names(reached)})."
+        f"{len(allowed)} of {len(walks)} traces allow it: an oracle between both neighbouring blocks errs by at most 3.6 % there, or the"
+        f" ensemble by less than 5 % ({_names(allowed)}). The ensemble's error is under 5 % on {len(reached)} ({_names(reached)})."
     )
 
 

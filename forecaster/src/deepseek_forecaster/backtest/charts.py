@@ -72,7 +72,7 @@ def shares(edges: Floats, weights: Mapping[str, Floats], label: str) -> str:
 
 
 def bars(values: Sequence[float | None], names: Sequence[str], target: float, near: float, low: float, high: float, label: str) -> str:
-    """One bar per share between `low` and `high`, with a line at the target, those further than `near` from it in orange; None is left empty."""
+    """One bar per share between `low` and `high`, in orange further than `near` from the target, which is a line; None is left empty."""
     height = 190
     frame = Frame(0, len(values), high - low, height)
     parts = []
