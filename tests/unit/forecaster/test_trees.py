@@ -43,6 +43,6 @@ def test_a_forest_restored_from_its_arrays_answers_the_same() -> None:
 def test_arrays_that_do_not_fit_together_are_refused(spoil: str) -> None:
     rows = rows_with_gaps()
     state = forest_of(boosters(rows, [rows[:, 0]])).state()
-    state[spoil] = state[spoil][..., :-1] if spoil in ("value", "size") else state[spoil] + 1_000
+    state[spoil] = state[spoil][..., :-1] if spoil in ("value", "size") else state[spoil].astype(np.int64) + 1_000
     with pytest.raises(ValueError, match="a forest needs"):
         Forest.restored(state, 4)
