@@ -16,9 +16,9 @@ cold start that was measured in that run.
 
 {stretch}.
 
-- A node answers two requests a second ({engine}). All times are divided by 15: a node starts in about 12 s
-  instead of 180, the object's windows and horizon and Ray Serve's delays (30 s up, 600 s down, as shipped; target 2 requests in flight) are
-  shorter in the same measure.
+- A node answers two requests a second ({engine}). All times are divided by 15: a node starts in
+  seconds instead of 180, the object's windows and horizon and Ray Serve's delays (30 s up, 600 s down, as shipped; target 2 requests in
+  flight) are shorter in the same measure.
 - Ray Serve's autoscaler decides in its own controller; each replica it asks for is given a node at once, and a node goes as soon as its
   replica and its proxy have gone. Ray's node autoscaler would hold it for another minute.
 - Late: the first token came later than that, or the request failed. In the simulator: the request waited longer than that in one queue for
@@ -37,7 +37,13 @@ def write_page(path: Path, runs: Sequence[dict[str, Any]]) -> None:
     lines = [HEAD.format(stretch=runs[0]["stretch"], engine=engine).rstrip("\n")]
     lines += [row(run, what) for run in runs for what in ("real", "simulated")]
     starts = ", ".join(f"{run['policy']} {run['cold_start_seconds']:.0f} s" for run in runs)
-    lines += ["", f"Cold starts measured (median): {starts}.", *agreement(runs), ""]
+    lines += [
+        "",
+        f"Cold starts measured (median): {starts}. They differ with what else the machine did during a run, and a policy whose nodes took longer has",
+        "more late requests for it. One run of each; other arrivals come from another `--seed`.",
+        *agreement(runs),
+        "",
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
