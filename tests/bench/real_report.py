@@ -39,8 +39,8 @@ def write_page(path: Path, runs: Sequence[dict[str, Any]]) -> None:
     starts = ", ".join(f"{run['policy']} {run['cold_start_seconds']:.0f} s" for run in runs)
     lines += [
         "",
-        f"Cold starts measured (median): {starts}. They differ with what else the machine did during a run, and a policy whose nodes took longer has",
-        "more late requests for it. One run of each; other arrivals come from another `--seed`.",
+        f"Cold starts measured (median): {starts}. They differ with what else the machine did during a run, and a",
+        "policy whose nodes took longer has more late requests for it. One run of each; other arrivals come from another `--seed`.",
         *agreement(runs),
         "",
     ]
