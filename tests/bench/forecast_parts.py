@@ -208,6 +208,8 @@ def first_days(blocks: Blocks, stored: StoredFits) -> dict[str, Any]:
     sums = np.zeros((2, 3))  # before and after × ensemble, naive, load
     day = round(86_400 / blocks.step_seconds)
     for place in sorted(set(places.tolist())):
+        # a series begins with its first sample
+        place += int(np.flatnonzero(np.isfinite(blocks.loads[place:]))[0])
         born = replace(blocks, loads=blocks.loads[place : place + length], start=blocks.steps)
         issued = list(walk_of(born, stored, refit_seconds=86_400))
         origins = np.array([round(one.issued_at / blocks.step_seconds) for one in issued], dtype=np.int64)
@@ -226,11 +228,15 @@ def first_days(blocks: Blocks, stored: StoredFits) -> dict[str, Any]:
 
 def without(blocks: Blocks, stored: StoredFits, experts: tuple[str, ...]) -> dict[str, Any]:
     """The ensemble of these experts on at most 150 of the boundaries: WAPE of the mean, and the p90's pinball loss of the peak."""
-    sparse = max(1, -(-len(blocks.origins) // ABLATION_ORIGINS))
     tested = (len(blocks.loads) - blocks.start) * blocks.step_seconds
+    refit_seconds = max(86_400.0, tested / MOST_REFITS)
+    # where a whole number of the sparse boundaries makes a refit's period, the walk's own fits serve again
+    least = max(1, -(-len(blocks.origins) // ABLATION_ORIGINS))
+    period = -(-round(refit_seconds / blocks.step_seconds) // blocks.steps)
+    sparse = next((number for number in range(least, 3 * least) if period % number == 0), least)
     forecasts = walk(
         blocks.loads, blocks.step_seconds, start=blocks.start, horizon_seconds=blocks.horizon_seconds, quantiles=QUANTILES,
-        every=blocks.steps * sparse, refit_seconds=max(86_400.0, tested / MOST_REFITS), experts=experts, fitting=stored,
+        every=blocks.steps * sparse, refit_seconds=refit_seconds, experts=experts, fitting=stored,
     )  # fmt: skip
     issued = [one for one in forecasts if round(one.issued_at / blocks.step_seconds) + blocks.steps <= len(blocks.loads)]
     origins = np.array([round(one.issued_at / blocks.step_seconds) for one in issued], dtype=np.int64)

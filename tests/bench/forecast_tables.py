@@ -164,10 +164,10 @@ def recovery(found: Found) -> str:
         if not (step or days):
             continue
         days_after = (_pair(days[part]) if days else "–" for part in ("before24h", "after24h"))
-        rows.append((name, _pair(step) if step else "step longer than 10 min", *days_after))
+        rows.append((name, _pair(step) if step else "–", *days_after))
     if not rows:
         return ""
-    text = "WAPE of the ensemble / of the last 10 minutes' mean = their ratio; twelve steps and two beginnings per trace."
+    text = "WAPE of the ensemble / of the last 10 minutes' mean = their ratio; twelve steps (where a step of the trace is at most 10 min) and two beginnings per trace."
     head = ("trace", "minutes 10–30 after ×2", "first 24 h", "hours 24–48")
     return "### After a step, and a series' first days\n\n" + _table(head, rows) + f"\n\n{text}"
 
