@@ -245,6 +245,13 @@ class ServingSpec(Part):
         json_schema_extra=_schema(x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["name"]),
     )
 
+    @model_validator(mode="after")
+    def _hosts_differ(self) -> Self:
+        hosts = self.remote_image_hosts
+        if len(set(hosts)) != len(hosts):
+            raise ValueError(f"serving.remoteImageHosts must name each host once, were {', '.join(hosts)}")
+        return self
+
 
 class Toleration(Part):
     """A taint the pods tolerate; as in a Pod."""
