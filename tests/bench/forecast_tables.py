@@ -167,7 +167,7 @@ def recovery(found: Found) -> str:
         rows.append((name, _pair(step) if step else "–", *days_after))
     if not rows:
         return ""
-    text = "WAPE of the ensemble / of the last 10 minutes' mean = their ratio; twelve steps (where a step of the trace is at most 10 min) and two beginnings per trace."
+    text = "WAPE of ensemble / last 10 minutes' mean = ratio; two beginnings, and twelve steps if a step of the trace is ≤ 10 min."
     head = ("trace", "minutes 10–30 after ×2", "first 24 h", "hours 24–48")
     return "### After a step, and a series' first days\n\n" + _table(head, rows) + f"\n\n{text}"
 
