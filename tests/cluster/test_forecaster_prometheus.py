@@ -144,8 +144,10 @@ def test_from_the_first_answer_to_fitted_models_and_over_a_kill(shop: Shop, tmp_
         fitted = ask(url).forecasts[0]
         assert {"arima", "lstm"} <= fitted.models.keys()
         assert fitted.trained_at is not None
-        # against what Prometheus measured: on a busy machine scrapes come late, and `rate` over a window with few of them is low
-        assert fitted.mean == pytest.approx(measured(shop.url, fitted.issued_at), rel=0.2)
+        # against what came and what Prometheus measured: on a busy machine scrapes come late, and `rate` over a window with few of them is low
+        came = [rate_at(fitted.issued_at + at) for at in range(HORIZON)]
+        low, high = sorted((sum(came) / HORIZON, measured(shop.url, fitted.issued_at)))
+        assert 0.8 * low < fitted.mean < 1.25 * high
         assert not fitted.on_probation
     finally:
         forecaster.send_signal(signal.SIGKILL)
