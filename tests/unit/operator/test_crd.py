@@ -329,5 +329,5 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
 
 def test_a_host_of_pictures_named_twice_is_refused_as_the_api_server_does() -> None:
     """The list is a set there."""
-    with pytest.raises(ValidationError, match="must name each host once, were a.example, a.example"):
+    with pytest.raises(ValidationError, match=r"must name each host once, were a\.example, a\.example"):
         v1alpha1.ServingSpec(remote_image_hosts=["a.example", "a.example"])
