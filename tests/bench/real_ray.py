@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from bench.rivals.ray_serve import told
 
 from deepseek_demo.player import Player
 from deepseek_demo.record import Moment, Recording, demand_at
@@ -148,30 +149,9 @@ class Simulated:
 
     def __call__(self, now: float, seen: Observation) -> int:
         """See `NodePolicy`."""
-        from ray.serve._private.common import DeploymentID
-        from ray.serve.config import AutoscalingContext
-
         self._now = now + 1.0
         self._look_back.append(in_flight(seen.rate or 0.0, seen.waiting, max(1, seen.ready), self._capacity))
-        context = AutoscalingContext(
-            deployment_id=DeploymentID("chat"),
-            deployment_name="chat",
-            app_name="chat",
-            current_num_replicas=seen.ready,
-            target_num_replicas=seen.asked,
-            running_replicas=[],
-            total_num_requests=sum(self._look_back) / len(self._look_back),
-            total_queued_requests=None,
-            aggregated_metrics=None,
-            raw_metrics=None,
-            capacity_adjusted_min_replicas=self._config.min_replicas,
-            capacity_adjusted_max_replicas=self._config.max_replicas,
-            policy_state=self._state,
-            last_scale_up_time=None,
-            last_scale_down_time=None,
-            current_time=self._now,
-            config=self._config,
-        )
+        context = told(self._config, self._state, seen, sum(self._look_back) / len(self._look_back), self._now)
         nodes, self._state = self._policy(context)
         return int(nodes)
 

@@ -32,38 +32,43 @@ class RayServe:
         self._look_back: deque[float] = deque(maxlen=round(self._config.look_back_period_s / TICK_SECONDS))
 
     def __call__(self, now: float, seen: Observation) -> int:
-        from ray.serve._private.common import DeploymentID
-        from ray.serve.config import AutoscalingContext
-
         load = in_flight(seen, self._capacity)
         if load is None:
             return seen.asked
         self._clock.now = now
         self._look_back.append(load * REQUESTS_PER_NODE)
-        context = AutoscalingContext(
-            deployment_id=DeploymentID("chat"),
-            deployment_name="chat",
-            app_name="chat",
-            current_num_replicas=seen.ready,
-            target_num_replicas=seen.asked,
-            running_replicas=[],
-            total_num_requests=sum(self._look_back) / len(self._look_back),
-            total_queued_requests=None,
-            aggregated_metrics=None,
-            raw_metrics=None,
-            capacity_adjusted_min_replicas=self._config.min_replicas,
-            capacity_adjusted_max_replicas=self._config.max_replicas,
-            policy_state=self._state,
-            last_scale_up_time=None,
-            last_scale_down_time=None,
-            current_time=now,
-            config=self._config,
-        )
+        context = told(self._config, self._state, seen, sum(self._look_back) / len(self._look_back), now)
         nodes, self._state = self._policy(context)
         return max(self._config.min_replicas, min(self._config.max_replicas, int(nodes)))
 
     def close(self) -> None:
         """Nothing to end: it runs in this process."""
+
+
+def told(config: Any, state: dict[str, Any], seen: Observation, requests: float, now: float) -> Any:
+    """What Ray's policy is told of a moment: the replicas there are, and the mean of the `requests` in flight over its look-back period."""
+    from ray.serve._private.common import DeploymentID
+    from ray.serve.config import AutoscalingContext
+
+    return AutoscalingContext(
+        deployment_id=DeploymentID("chat"),
+        deployment_name="chat",
+        app_name="chat",
+        current_num_replicas=seen.ready,
+        target_num_replicas=seen.asked,
+        running_replicas=[],
+        total_num_requests=requests,
+        total_queued_requests=None,
+        aggregated_metrics=None,
+        raw_metrics=None,
+        capacity_adjusted_min_replicas=config.min_replicas,
+        capacity_adjusted_max_replicas=config.max_replicas,
+        policy_state=state,
+        last_scale_up_time=None,
+        last_scale_down_time=None,
+        current_time=now,
+        config=config,
+    )
 
 
 class Clock:

@@ -48,7 +48,7 @@ def test_a_lag_is_shown_from_when_a_quarter_of_the_windows_reach_it() -> None:
 
 def test_ten_steps_are_also_learned_as_two_four_six_and_eight() -> None:
     assert shorter_horizons(10).tolist() == [2, 4, 6, 8]
-    windows = windows_of(History(wave(6), 0, DAY), 10)
+    windows = windows_of(History(wave(6), 0, DAY), 10, "boosting")
     assert windows is not None
     assert set(windows.horizons.tolist()) == {2, 4, 6, 8, 10}
     assert np.isfinite(windows.mean).all()

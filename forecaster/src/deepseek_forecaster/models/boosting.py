@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .columns import columns
-from .expert import PEAK_QUANTILES, Floats, History, Ints, NotEnoughHistoryError, Outlook, State
+from .expert import PEAK_QUANTILES, Floats, History, Ints, Outlook, State
 from .trees import Forest, forest_of
 from .windows import SEED, Windows, least_history, ready, windows_of
 
@@ -38,10 +38,7 @@ class Boosting:
 
     def fit(self, history: History, steps: int) -> None:
         """Train on up to 12,000 windows; the same history gives the same trees. NotEnoughHistoryError below 150 windows."""
-        windows = windows_of(history, steps)
-        if windows is None:
-            known = int(np.isfinite(history.values).sum())
-            raise NotEnoughHistoryError(f"boosting needs at least {self.minimum_history(history.day, steps)} known steps, had {known}")
+        windows = windows_of(history, steps, self.name)
         self.steps, self.columns, self.lags = steps, windows.columns.shape[1], windows.lags
         self.forest = forest_of(_boosters(windows, steps))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .columns import columns
-from .expert import PEAK_QUANTILES, Floats, History, Ints, NotEnoughHistoryError, Outlook, State
+from .expert import PEAK_QUANTILES, Floats, History, Ints, Outlook, State
 from .net import Net, Singles
 from .windows import least_history, ready, windows_of
 
@@ -51,10 +51,7 @@ class Lstm:
 
     def fit(self, history: History, steps: int) -> None:
         """Train on up to 12,000 windows; the same history gives the same net. NotEnoughHistoryError below 150 windows."""
-        windows = windows_of(history, steps)
-        if windows is None:
-            known = int(np.isfinite(history.values).sum())
-            raise NotEnoughHistoryError(f"lstm needs at least {self.minimum_history(history.day, steps)} known steps, had {known}")
+        windows = windows_of(history, steps, self.name)
         self.steps, self.lags = steps, windows.lags
         spread = float(np.std(windows.mean))
         self.spread = spread if spread > 1e-6 else 1.0

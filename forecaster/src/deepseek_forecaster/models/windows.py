@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .columns import columns, teachable
-from .expert import Floats, History, Ints
+from .expert import Floats, History, Ints, NotEnoughHistoryError
 
 WINDOWS = 12_000
 """Training windows: three weeks at ten minutes are 3,024, and more than these teach little more."""
@@ -50,8 +50,11 @@ def ready(history: History, origins: Ints) -> Ints:
     return np.asarray(origins + 1 >= WARM_BLOCKS * history.window, dtype=np.int64)
 
 
-def windows_of(history: History, steps: int) -> Windows | None:
-    """The training windows for horizons up to `steps`, every other one also with a shorter horizon; None below 150 windows."""
+def windows_of(history: History, steps: int, expert: str) -> Windows:
+    """The training windows for horizons up to `steps`, every other one also with a shorter horizon.
+
+    NotEnoughHistoryError below 150 windows, in the name of the `expert` that asks.
+    """
     first = WARM_BLOCKS * history.window
     # windows a third of the horizon apart say nearly all there is, where there are enough of them
     apart = max(1, min(steps // 3, (len(history) - steps - first) // ENOUGH_WINDOWS))
@@ -61,7 +64,8 @@ def windows_of(history: History, steps: int) -> Windows | None:
         seen = 2 * history.known_between(after - history.window, after) >= history.window
         origins = origins[seen & (2 * history.known_between(after, after + steps) >= steps)]
     if len(origins) < LEAST_WINDOWS:
-        return None
+        known = int(np.isfinite(history.values).sum())
+        raise NotEnoughHistoryError(f"{expert} needs at least {least_history(history.day, steps)} known steps, had {known}")
     origins = origins[np.linspace(0, len(origins) - 1, min(WINDOWS, len(origins))).round().astype(np.int64)]
     lags = teachable(history, origins)
     horizons = np.full(len(origins), steps)

@@ -40,8 +40,9 @@ class Question:
     ) -> Question:
         """What `scaling` asks for, further ahead where the measured cold start is longer; `node_capacity` is requests per second of a node."""
         longest = min(LONGEST_HORIZON_SECONDS, MAX_STEPS * step_seconds)
-        asked_for, at, slack = scaling.forecast.horizon_seconds, risk.percentile(scaling, node_capacity), scaling.late_after_seconds
+        asked_for, slack = scaling.forecast.horizon_seconds, scaling.late_after_seconds
         quantile = risk.quantile(scaling, node_capacity)
+        at = risk.percent(quantile)
         if cold_start_p90 is None:
             horizon = min(asked_for, longest)
             return cls(horizon, at, None, horizon, slack, quantile)

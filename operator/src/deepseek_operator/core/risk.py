@@ -25,7 +25,12 @@ that a fortnight of them can teach."""
 
 def percentile(scaling: ScalingSpec, node_capacity: float | None) -> int:
     """`quantile` as the whole percentage that is shown and that the peak is issued at: at most 99."""
-    return min(99, round(100 * quantile(scaling, node_capacity)))
+    return percent(quantile(scaling, node_capacity))
+
+
+def percent(quantile: float) -> int:
+    """A quantile as the whole percentage that stands for it: at most 99."""
+    return min(99, round(100 * quantile))
 
 
 def quantile(scaling: ScalingSpec, node_capacity: float | None) -> float:
