@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 import requests
 import schemathesis
-from hardening.rig import Attacked, times
+from hardening.rig import PATIENCE_SECONDS, Attacked, times
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -40,7 +40,7 @@ def test_every_case_of_the_description_is_answered_as_it_says(server: Attacked, 
     def every_case(case: schemathesis.Case) -> None:
         nonlocal asked
         asked += 1
-        case.call_and_validate(base_url=url, session=session, checks=CHECKS, timeout=30)
+        case.call_and_validate(base_url=url, session=session, checks=CHECKS, timeout=PATIENCE_SECONDS)
 
     every_case()
     assert asked >= times(10_000, 600) * share * 0.9

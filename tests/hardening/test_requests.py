@@ -91,14 +91,20 @@ ALLOWED_200 = {"a NUL", "max_tokens = 10¹²", "half a surrogate"}
 @pytest.mark.parametrize("name", JSON_ATTACKS)
 def test_odd_json_is_4xx_in_openai_s_shape_and_holds_nobody_up(server: Attacked, name: str) -> None:
     """400, 404 or 413; the event loop turns again after at most 100 ms of the process' own time, so other clients' streams go on."""
-    server.numbers()
+    held = []
     for path in ("/v1/chat/completions", "/v1/completions"):
-        status, answer = server.ask("POST", path, JSON_ATTACKS[name])
-        assert status in (400, 404, 413) or (name in ALLOWED_200 and status == 200), (status, answer[:300])
-        if status != 200:
-            assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
-            assert len(answer) < 2000
-    assert server.numbers()["held_seconds"] < 0.1
+        # The shortest of three: what holds it up holds it up each time, a machine that is busy elsewhere does not.
+        for _ in range(3):
+            server.numbers()
+            status, answer = server.ask("POST", path, JSON_ATTACKS[name])
+            held.append(server.numbers()["held_seconds"])
+            assert status in (400, 404, 413) or (name in ALLOWED_200 and status == 200), (status, answer[:300])
+            if status != 200:
+                assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
+                assert len(answer) < 2000
+            if held[-1] < 0.1:
+                break
+        assert held[-1] < 0.1, held
 
 
 def test_random_bytes_and_random_changes_are_never_a_5xx(server: Attacked) -> None:
