@@ -14,7 +14,6 @@ import math
 import os
 import random
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from hardening.rig import run_attacked  # noqa: E402 - after the path is set
+from ray_serve import free_port, served_by_ray  # noqa: E402
 
 from deepseek_serving.keys import Gate, UnknownKeyError, new_key  # noqa: E402
 
@@ -142,24 +142,6 @@ WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "own": ("our own port beside the proxies (serving.directPort)", {}),
 }
 
-DRIVER = """
-import json, sys
-told = json.loads(sys.argv[1])
-import ray
-from ray import serve
-ray.init(num_cpus=8, _temp_dir=told["folder"], include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
-serve.start(http_options={"host": "0.0.0.0", "port": told["http"]})
-from deepseek_serving.app import build
-application = build(told["args"])
-application = type(application)(application._bound_deployment.options(num_replicas=1, ray_actor_options={"num_cpus": 1}))
-serve.run(application, name="default.chat", route_prefix="/")
-print("READY", flush=True)
-sys.stdin.read()
-serve.shutdown()
-ray.shutdown()
-"""
-
-
 HAPROXY_FILES = {
     "CONFIG_FILE_LOC": "/haproxy.cfg",
     "SOCKET_PATH": "/admin.sock",
@@ -169,55 +151,23 @@ HAPROXY_FILES = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def served(way: str) -> Iterator[tuple[int, int]]:
     """The application in a Ray of its own: the port to ask, and the process from which all of Ray descends."""
-    port, own, lowest = free_port(), free_port(), 31_000 + random.randrange(2000) * 10
+    own, lowest = free_port(), 31_000 + random.randrange(2000) * 10
     environment = {
-        **os.environ,
         **WAYS[way][1],
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(lowest),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(lowest + 10),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **{f"RAY_SERVE_HAPROXY_{name}": f"{{folder}}/h{file}" for name, file in HAPROXY_FILES.items()},
     }
-    environment.pop("RAY_ADDRESS", None)
     args = {**ECHO, "serving": {"directPort": own if way == "own" else 0, "directLingerSeconds": 0}}
     args.pop("testQuiet")
-    # Ray puts Unix sockets in here, whose paths may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="rb", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        environment |= {f"RAY_SERVE_HAPROXY_{name}": f"{folder}/h{file}" for name, file in HAPROXY_FILES.items()}
-        told = json.dumps({"folder": folder, "http": port, "args": args})
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        driver = subprocess.Popen([sys.executable, "-c", DRIVER, told], text=True, env=environment, **pipes)
-        assert driver.stdin is not None
-        assert driver.stdout is not None
-        try:
-            lines = []
-            for line in driver.stdout:
-                lines.append(line)
-                if line.strip() == "READY":
-                    break
-            else:
-                raise RuntimeError(f"{way} did not start:\n" + "".join(lines[-40:]))
-            yield own if way == "own" else lowest if way.startswith("direct") else port, driver.pid
-        finally:
-            driver.stdin.close()
-            try:
-                driver.wait(60)
-            except subprocess.TimeoutExpired:
-                driver.kill()
-                driver.wait()
-            driver.stdout.close()
+    with served_by_ray(args, host="0.0.0.0", environment=environment) as there:
+        yield own if way == "own" else lowest if way.startswith("direct") else there.port, there.pid
 
 
 ROUNDS = 5
@@ -254,7 +204,7 @@ def measure_ingress(only: list[str]) -> dict[str, Any]:
             with run_attacked({**ECHO}) as bare, served(way) as (port, driver):
                 figures[way] = take_turns({"bare": (bare.port, bare.process.pid), "there": (port, driver)})
         except RuntimeError as error:
-            print(error, file=sys.stderr)
+            print(f"{way}: {error}", file=sys.stderr)
             continue
         print(way, json.dumps(figures[way]), flush=True)
     return figures
