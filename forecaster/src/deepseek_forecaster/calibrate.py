@@ -1,9 +1,10 @@
 """Quantiles from the ensemble's own errors: conformal, adaptive, in the logarithm, at the same horizon.
 
-Around what the ensemble says lies a width: how far the experts' own quantiles of the peak are apart, tempered by how wrong the ensemble lately
-was. An error counts in such widths (a score). A quantile of the load is what is said now plus its width times a quantile of the recent scores.
-The level at which the scores are read is nudged after each window by whether the load stayed within what was issued (adaptive conformal
-inference: Gibbs & Candès 2021), so that 90 of 100 peaks stay within p90 also while the traffic changes its ways.
+Around what the ensemble says lies a width: how far the experts' own quantiles of the peak are apart, wider or narrower in all by how wrong the
+ensemble lately was. Each moment keeps its own: from an outage, when next to nothing comes, load may return hundredfold, and only the experts'
+p99 tells of it. An error counts in such widths (a score). A quantile of the load is what is said now plus its width times a quantile of the
+recent scores. The level at which the scores are read is nudged after each window by whether the load stayed within what was issued (adaptive
+conformal inference: Gibbs & Candès 2021), so that 90 of 100 peaks stay within p90 also while the traffic changes its ways.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ensemble import Blend
-from .models.expert import Bools, Floats, Ints
+from .models.expert import PEAK_QUANTILES, Bools, Floats, Ints
 from .running import delayed, fading_sums
 
 PRIOR_SPREAD = 0.6
@@ -28,7 +29,7 @@ HALF_LIFE_DAYS = 2.0
 """A score of two days ago counts half."""
 WIDTH_HALF_LIFE_DAYS = 1.0
 OWN_ERRORS = 0.4
-"""How far the width leans on the ensemble's own recent errors instead of the experts' quantiles, as a power: best of 0, 0.3, 0.5 and 1."""
+"""How far the widths follow the ratio of the ensemble's own recent errors to the experts' recent widths, as a power."""
 SCALE_HALF_LIFE_DAYS = 1 / 12
 """How wrong the last two hours were tells how wrong the next ten minutes may be."""
 SCALE_TRUST = 0.5
@@ -49,6 +50,9 @@ MOST_RANKED = 200
 
 _NORMAL = NormalDist()
 _NORMAL90 = _NORMAL.inv_cdf(0.9)
+BEYOND = _NORMAL.inv_cdf(0.99) / _NORMAL90 - 1.0
+"""A normal error's p99 has a score of 1.82: so far above that of p90 lies the experts' own p99, too."""
+MEDIAN = PEAK_QUANTILES.index(0.5)
 _PRIOR = np.array([_NORMAL.inv_cdf((i + 0.5) / PRIOR_POINTS) for i in range(PRIOR_POINTS)]) / _NORMAL90
 
 
@@ -72,14 +76,39 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """How far the load may lie from what is expected, as log-ratios per unit of score: `under` it, `above` it up to a score of 1 (p90), and
+    `beyond` that. Shapes alike."""
+
+    above: Floats
+    beyond: Floats
+    under: Floats
+
+    def at(self, rows: slice | int) -> Widths:
+        """Those of some rows."""
+        return Widths(self.above[rows], self.beyond[rows], self.under[rows])
+
+    def scores(self, errors: Floats) -> Floats:
+        """The errors (log-ratios) in these widths; rising with the error. Shape as `errors`."""
+        with np.errstate(all="ignore"):
+            over = np.where(errors > self.above, 1.0 + (errors - self.above) / self.beyond, errors / self.above)
+            return np.asarray(np.where(errors > 0, over, errors / self.under))
+
+    def errors(self, scores: Floats) -> Floats:
+        """The log-ratios that these scores stand for."""
+        over = self.above * np.minimum(scores, 1.0) + self.beyond * np.maximum(scores - 1.0, 0.0)
+        return np.asarray(np.where(scores > 0, over, self.under * scores))
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """All that is needed to give any quantile of the coming peak and of each step: immutable, and quick to ask."""
 
     mean: float
     path: Floats
     center: float
-    above: float
-    under: float
+    widths: Widths
+    """Of one place: each is a single number."""
     floor: float
     peak_scores: Scores
     step_scores: Scores
@@ -88,13 +117,13 @@ class Calibrated:
     def peak(self, quantiles: Sequence[float], wider: float = 1.0) -> Floats:
         """The load that the peak stays at or below with these probabilities; `wider` multiplies the width. Rising, shape (quantiles,)."""
         asked = np.asarray(quantiles, dtype=np.float64)
-        return _loads(self.center, self.above, self.under, wider * self.peak_scores.at(_moved_levels(asked, self.moved)), self.floor)
+        return _loads(self.center, self.widths, wider * self.peak_scores.at(_moved_levels(asked, self.moved)), self.floor)
 
     def steps(self, quantiles: Sequence[float], wider: float = 1.0) -> Floats:
         """The same of each step's load, never above the peak's; shape (quantiles, steps)."""
         scores = wider * self.step_scores.at(np.asarray(quantiles, dtype=np.float64))
         middle = np.log(self.path + self.floor)[None, :]
-        each = _loads(middle, self.above, self.under, scores[:, None], self.floor)
+        each = _loads(middle, self.widths, scores[:, None], self.floor)
         return np.asarray(np.minimum(each, self.peak(quantiles, wider)[:, None]))
 
 
@@ -109,8 +138,9 @@ class Calibration:
 
     def extend(self, blended: Blend, rows_per_day: float, windows_per_row: float) -> Calibrated:
         """Issue quantiles after the origins that are new, learn from those that have come to pass, and give what holds after the end."""
-        widths = _widths(blended, rows_per_day, windows_per_row)
-        scores = _scores(blended.peak_came, widths.center[:-1], widths.above[:-1], widths.under[:-1], blended.floor)
+        center, widths = _widths(blended, rows_per_day, windows_per_row)
+        so_wide = widths.at(slice(None, -1))
+        scores = so_wide.scores(_errors(blended.peak_came, center[:-1], blended.floor))
         known: Bools = blended.realized & np.isfinite(scores)
         late = round(1 / windows_per_row) if windows_per_row < 1 else 1
         done = int(self.origins[-1]) if len(self.origins) else -1
@@ -128,17 +158,16 @@ class Calibration:
                 past = known[: max(0, row - late + 1)]
                 so_far = ranked(scores[: len(past)][past], _recency(past, rows_per_day), windows_per_row)
             at = so_far.at(_moved_levels(np.array(NODES), self.moved))
-            issued[row] = _loads(widths.center[row], widths.above[row], widths.under[row], at, blended.floor)
+            issued[row] = _loads(center[row], widths.at(row), at, blended.floor)
         self._learn(blended, issued, known, len(blended.origins) - 1, windows_per_row)
         self.origins, self.issued = blended.origins, issued
-        steps = _scores(blended.knot_came, np.log(blended.knot + blended.floor), widths.above[:-1], widths.under[:-1], blended.floor)
+        steps = so_wide.scores(_errors(blended.knot_came, np.log(blended.knot + blended.floor), blended.floor))
         seen: Bools = blended.realized & np.isfinite(steps)
         return Calibrated(
             mean=blended.head_mean,
             path=blended.head_path,
-            center=float(widths.center[-1]),
-            above=float(widths.above[-1]),
-            under=float(widths.under[-1]),
+            center=float(center[-1]),
+            widths=widths.at(-1),
             floor=blended.floor,
             peak_scores=ranked(scores[known], _recency(known, rows_per_day), windows_per_row),
             step_scores=ranked(steps[seen], _recency(seen, rows_per_day), windows_per_row),
@@ -163,35 +192,33 @@ class Calibration:
             self.judged = int(blended.origins[row])
 
 
-@dataclass(frozen=True)
-class _Widths:
-    """log(load + floor) of the peak's middle, and the widths above and under it, after each origin and at the head: shapes (origins + 1,)."""
-
-    center: Floats
-    above: Floats
-    under: Floats
-
-
-def _widths(blended: Blend, rows_per_day: float, windows_per_row: float) -> _Widths:
+def _widths(blended: Blend, rows_per_day: float, windows_per_row: float) -> tuple[Floats, Widths]:
+    """log(load + floor) of the peak's middle after each origin and at the head, shape (origins + 1,), and the widths around it."""
     mean = np.log(np.append(blended.mean, blended.head_mean) + blended.floor)
     native = np.concatenate((blended.native, blended.head_native[None, :]))
     has: Bools = np.isfinite(native).all(axis=1) & np.isfinite(mean)
     late = round(1 / windows_per_row) if windows_per_row < 1 else 1
-    # without a quantile of its own, the peak lies above the mean as it lately did
+    # the peak lies above what is said of it (without a quantile of its own, above the mean) as it lately did, but for outliers
     peak = np.log(blended.peak_came + blended.floor)
-    lately = _lately(np.where(blended.realized, peak - mean[:-1], np.nan), 0.0, rows_per_day, windows_per_row, late)
-    center = mean + np.where(has, native[:, 1], lately)
+    said = mean + np.where(has, native[:, MEDIAN], 0.0)
+    above_said = np.where(blended.realized, peak - said[:-1], np.nan)
+    most = 1.6 * _lately(np.abs(above_said), PRIOR_SPREAD, rows_per_day, windows_per_row, late)[:-1]
+    center = said + _lately(np.clip(above_said, -most, most), 0.0, rows_per_day, windows_per_row, late)
     errors = np.where(blended.realized, np.abs(peak - center[:-1]), np.nan)
     # a normal error is on average 0.80 standard deviations in size, and p90 lies 1.28 above p50
     own = 1.6 * _lately(errors, _NORMAL90 * PRIOR_SPREAD / 1.6, rows_per_day, windows_per_row, late)
-    above, under = own.copy(), own.copy()
+    above, beyond, under = own.copy(), own.copy(), own.copy()
     if has.any():
-        for side, width in ((above, native[:, 2] - native[:, 1]), (under, native[:, 1] - native[:, 0])):
-            usual = float(np.median(width[has]))
-            side[has] = np.maximum(width[has], max(LEAST_WIDTH * usual, 1e-4)) ** (1.0 - OWN_ERRORS) * own[has] ** OWN_ERRORS
-    scores = np.abs(_scores(blended.peak_came, center[:-1], above[:-1], under[:-1], blended.floor))
+        lowest, middle, high, highest = native[has].T
+        for side, width in ((above, high - middle), (beyond, (highest - high) / BEYOND), (under, middle - lowest)):
+            width = np.maximum(width, max(LEAST_WIDTH * float(np.median(width)), 1e-4))
+            said = np.full(len(mean), np.nan)
+            said[has] = width
+            usual = _lately(said[:-1], float(np.median(width)), rows_per_day, windows_per_row, 0)
+            side[has] = width * (own[has] / usual[has]) ** OWN_ERRORS
+    scores = np.abs(Widths(above[:-1], beyond[:-1], under[:-1]).scores(_errors(blended.peak_came, center[:-1], blended.floor)))
     scale = _recent_scale(np.where(blended.realized, np.minimum(scores, 8.0), np.nan), rows_per_day, windows_per_row, late)
-    return _Widths(center, np.maximum(above * scale, 1e-6), np.maximum(under * scale, 1e-6))
+    return center, Widths(*(np.maximum(side * scale, 1e-6) for side in (above, beyond, under)))
 
 
 def _lately(numbers: Floats, prior: float, rows_per_day: float, windows_per_row: float, late: int) -> Floats:
@@ -216,10 +243,9 @@ def _recent_scale(sizes: Floats, rows_per_day: float, windows_per_row: float, la
     return np.asarray(np.clip(delayed(recent, 1.0, late), 0.25, 4.0) ** SCALE_TRUST)
 
 
-def _scores(came: Floats, center: Floats, above: Floats, under: Floats, floor: float) -> Floats:
+def _errors(came: Floats, center: Floats, floor: float) -> Floats:
     with np.errstate(all="ignore"):
-        error = np.log(came + floor) - center
-        return np.asarray(np.where(error > 0, error / above, error / under))
+        return np.asarray(np.log(came + floor) - center)
 
 
 def _recency(known: Bools, rows_per_day: float) -> Floats:
@@ -266,6 +292,6 @@ def _within(came: Floats | np.float64, issued: NDArray[np.float32]) -> Bools:
     return np.asarray(came <= issued * (1.0 + 1e-6))
 
 
-def _loads(center: Floats | float, above: float | Floats, under: float | Floats, scores: Floats, floor: float) -> Floats:
-    logs = center + np.clip(np.where(scores > 0, above * scores, under * scores), -20.0, 20.0)
+def _loads(center: Floats | float, widths: Widths, scores: Floats, floor: float) -> Floats:
+    logs = center + np.clip(widths.errors(scores), -20.0, 20.0)
     return np.asarray(np.maximum(np.exp(np.minimum(logs, 690.0)) - floor, 0.0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .jumps import after_jumps
-from .models.expert import Bools, Floats, History, Ints
+from .models.expert import PEAK_QUANTILES, Bools, Floats, History, Ints
 from .record import Head, TrackRecord
 from .running import delayed, fading_sums
 
@@ -25,9 +25,9 @@ class Blend:
     """The ensemble after each of the record's origins, and what came. All loads in units of work per second.
 
     `mean` (origins,) is what was said of the horizon's mean and `came` what it was, `peak_came` and `knot_came` likewise of the peak and of the
-    step that the origin's path is judged at, `knot` what was said of that step; NaN where it is not known (yet). `native` (origins, 3) are the
-    blended log-ratios of the experts' peak quantiles to their means, NaN where none has any. `realized` marks origins whose whole horizon has
-    passed with at least half of it known. `weights` (origins, experts) are in the order of `names`.
+    step that the origin's path is judged at, `knot` what was said of that step; NaN where it is not known (yet). `native` (origins,
+    len(PEAK_QUANTILES)) are the blended log-ratios of the experts' peak quantiles to their means, NaN where none has any. `realized` marks
+    origins whose whole horizon has passed with at least half of it known. `weights` (origins, experts) are in the order of `names`.
     What begins with `head` is the same after the end of the history.
     """
 
@@ -84,10 +84,10 @@ def blend(history: History, record: TrackRecord, heads: Mapping[str, Head], naiv
     mean = np.where(anyone, np.maximum(np.exp((at_origins * logs).sum(axis=1)) - floor, 0.0), np.nan)
     bends = np.stack([record.bends[name] for name in names], axis=1).astype(np.float64) if names else np.zeros((count, 0))
     knot = mean * (at_origins * np.where(opinion, np.clip(bends, 0.0, steps), 0.0)).sum(axis=1)
-    native = np.full((count, 3), np.nan)
+    native = np.full((count, len(PEAK_QUANTILES)), np.nan)
     voices = [(record.means[name].astype(np.float64), rows.astype(np.float64)) for name, rows in record.peaks.items()]
     if voices:
-        native = _average([np.log(peak + floor) - np.log(mean_said + floor)[:, None] for mean_said, peak in voices])
+        native = _together([np.log(peak + floor) - np.log(mean_said + floor)[:, None] for mean_said, peak in voices])
     present = np.array([name in heads for name in names])
     head_weights = _normalized(weights[-1:], present[None, :])[0]
     head_logs = np.array([np.log(heads[name].mean + floor) if name in heads else 0.0 for name in names])
@@ -110,7 +110,7 @@ def blend(history: History, record: TrackRecord, heads: Mapping[str, Head], naiv
         head_weights=head_weights,
         head_mean=head_mean,
         head_path=head_mean * (head_weights @ shares),
-        head_native=np.mean(spoken, axis=0) if spoken else np.full(3, np.nan),
+        head_native=_together(spoken) if spoken else np.full(len(PEAK_QUANTILES), np.nan),
     )
 
 
@@ -162,12 +162,17 @@ def _normalized(weights: Floats, opinion: Bools) -> Floats:
     return np.asarray(mine / np.where(total > 0, total, 1.0))
 
 
-def _average(voices: list[Floats]) -> Floats:
-    """The mean of what is known, cell by cell; NaN where nothing is."""
+def _together(voices: list[Floats]) -> Floats:
+    """The mean of what the experts say of each quantile, the highest of what they say of the last one; NaN where none says anything.
+
+    Of the chance that one of two gives to what the other deems impossible half is left: one in a hundred becomes one in two hundred.
+    """
     together = np.stack(voices)
     known = np.isfinite(together)
     number = known.sum(axis=0)
-    return np.asarray(np.where(number > 0, np.where(known, together, 0.0).sum(axis=0) / np.maximum(number, 1), np.nan))
+    mean = np.where(known, together, 0.0).sum(axis=0) / np.maximum(number, 1)
+    mean[..., -1] = np.where(known, together, -np.inf).max(axis=0)[..., -1]
+    return np.asarray(np.where(number > 0, mean, np.nan))
 
 
 def _share(head: Head | None, steps: int) -> Floats:

@@ -22,7 +22,7 @@ from .record import TrackRecord
 log = logging.getLogger(__name__)
 
 FILE_NAME = "record.npz"
-FORMAT = 1
+FORMAT = 2
 Arrays = Mapping[str, NDArray[Any]]
 
 

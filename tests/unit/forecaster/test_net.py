@@ -32,7 +32,7 @@ def test_arrays_and_torch_agree_to_a_hundred_thousandth(scale: float) -> None:
 
 def test_weights_of_another_net_are_refused_with_the_shapes_that_are_wanted() -> None:
     weights = {name: array.numpy() for name, array in lstm_training.Net(5).state_dict().items()}
-    with pytest.raises(ValueError, match=r"the net needs arrays of the shapes .*'skip.weight': \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"the net needs arrays of the shapes .*'skip.weight': \(5, 6\)"):
         Net.restored(weights, 6)
 
 

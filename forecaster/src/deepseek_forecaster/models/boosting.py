@@ -15,6 +15,8 @@ TREES = 150
 LEAVES = 15
 LEARNING_RATE = 0.05
 LEAST_IN_LEAF = 20
+LEAST_IN_TAIL = 60
+"""… and for the highest quantile."""
 COLUMN_SHARE = 0.6
 ROW_SHARE = 0.7
 LIMIT = 12.0
@@ -57,10 +59,10 @@ class Boosting:
         ratios = np.clip(self.forest.predict(seen.rows), -LIMIT, LIMIT)
         level = np.where(ready(history, origins), seen.level, np.nan)
         loads = np.maximum(np.exp(level[:, None] + ratios) - history.floor, 0.0)
-        mean = loads[:, 0]
-        median = loads[:, 2] if self.steps > 1 else mean
-        peak = np.sort(np.stack([loads[:, 1], median, loads[:, -1]], axis=1), axis=1)
-        return Outlook(mean=mean, peak=peak)
+        mean, peak = loads[:, 0], loads[:, 1:]
+        if self.steps == 1:
+            peak = np.insert(peak, PEAK_QUANTILES.index(0.5), mean, axis=1)
+        return Outlook(mean=mean, peak=np.sort(peak, axis=1))
 
     def state(self) -> State:
         """The forest and what it was taught with."""
@@ -73,7 +75,10 @@ class Boosting:
         if "taught" not in state or len(state["taught"]) < 2:
             raise ValueError(f"boosting needs the arrays taught, and those of a forest, had {sorted(state)}")
         steps, seen, *lags = (int(number) for number in state["taught"])
-        self.forest = Forest.restored(state, seen)
+        forest, answers = Forest.restored(state, seen), len(PEAK_QUANTILES) + (steps > 1)
+        if forest.outputs != answers:
+            raise ValueError(f"a forest for {steps} steps needs {answers} answers, had {forest.outputs}")
+        self.forest = forest
         self.steps, self.columns, self.lags = steps, seen, tuple(lags)
 
 
@@ -98,9 +103,11 @@ def _boosters(windows: Windows, steps: int) -> list[Any]:
         "verbosity": -1,
     }
     boosters = [lightgbm.train({**common, "objective": "regression_l1"}, data, TREES)]
+    # how likely a peak is has nothing to do with how much load it is: coming back from next to nothing is as likely as it was
+    peaks = lightgbm.Dataset(windows.columns, windows.peak, free_raw_data=False, params={"verbosity": -1, "num_threads": 1})
     for quantile in PEAK_QUANTILES:
         if quantile == 0.5 and steps == 1:
             continue
-        data.set_label(windows.peak)
-        boosters.append(lightgbm.train({**common, "objective": "quantile", "alpha": quantile}, data, TREES))
+        least = LEAST_IN_TAIL if quantile > 0.9 else LEAST_IN_LEAF
+        boosters.append(lightgbm.train({**common, "objective": "quantile", "alpha": quantile, "min_data_in_leaf": least}, peaks, TREES))
     return boosters

@@ -170,7 +170,7 @@ class Outlook:
     peak: Floats | None = None
 
 
-PEAK_QUANTILES = (0.1, 0.5, 0.9)
+PEAK_QUANTILES = (0.1, 0.5, 0.9, 0.99)
 """The quantiles of the peak that an expert with an opinion on the spread gives."""
 
 

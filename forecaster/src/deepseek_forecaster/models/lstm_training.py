@@ -50,7 +50,9 @@ def train(newest: Singles, blocks: Singles, seen: Singles, wanted: Singles, load
     torch.set_num_threads(1)
     inputs = [torch.from_numpy(array) for array in (newest, blocks, seen)]
     targets = torch.from_numpy(wanted)
-    weight = torch.from_numpy(_single(load / load.mean()))[:, None]
+    # the mean's error counts by the load, the peak's quantiles are about how likely
+    weight = torch.ones_like(targets)
+    weight[:, 0] = torch.from_numpy(_single(load / load.mean()))
     levels = torch.tensor(QUANTILES, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
