@@ -199,11 +199,17 @@ def _part(name: str, shape: list[int], *, sees: bool) -> str:
 
 
 def _need(text: Mapping[str, Any], weights: Weights, kind: Quantization, device: str, tokens: int) -> Need:
-    how = route(text, kind, device)
     stored, sizes = weights.bytes, weights.parameters
     whole = sum(stored.values())
-    width = 2 if kind is Quantization.BF16 else max(1, stored["linears"] // max(1, sizes["linears"]))
+    own_width = max(1, stored["linears"] // max(1, sizes["linears"]))
+    how = route(text, kind, device, float32=own_width == 4)
+    width = 2 if kind is Quantization.BF16 else own_width
     bits = {Quantization.INT8: 8, Quantization.INT4: 4}.get(kind)
+    if bits is None and how.kernel == "onnxruntime":
+        # Its own copy of the layers and of the output layer, which may have been shared with the embeddings.
+        decoder = stored["linears"] + 4 * int(text.get("vocab_size", 0)) * int(text.get("hidden_size", 0))
+        held = decoder + stored["embeddings"] + stored["eyes"]
+        return Need(how.kernel, how.reason, held, _cache(text, tokens, 4), whole + decoder)
     if bits is None:
         held = whole if kind is Quantization.NONE else 2 * sum(sizes.values())
         return Need(how.kernel, how.reason, held, _cache(text, tokens, width), held)

@@ -6,6 +6,7 @@ import copy
 import logging
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from deepseek_serving.engines.decoders import Decoder, TorchDecoder
 from deepseek_serving.engines.store import SlotStore
 from deepseek_serving.loading import Loaded, weight_bytes
 from deepseek_serving.quantize import Int8Embedding, quantize_linears
-from deepseek_serving.routes import missing_for_graphs, why_no_graph
+from deepseek_serving.routes import missing_for_graphs, wants_graph, why_no_graph
 from deepseek_serving.settings import Quantization
 from deepseek_serving.stored import Receipt, save_the_rest
 
@@ -40,34 +41,38 @@ _READ, _STEPPED = 16, 16
 def make_decoders(loaded: Loaded, kinds: tuple[Quantization, ...], store: SlotStore, *, threads: int = 1) -> dict[str, Decoder]:
     """A decoder for each of `kinds`, all over one store, in that order, each checked against the model as it was loaded.
 
-    Afterwards the model holds what is still needed of its own weights: all, or (when none of `kinds` computes in them) eyes and embeddings.
+    Afterwards the model holds what is still needed of its own weights: all, or (when all of `kinds` are graphs) eyes and embeddings.
     Raises LoadError when a quantized one strays further than `MOST_DIVERGENCE`, or the model's own steps further than `MOST_DEVIATION`.
     """
     if loaded.quantized is not None:
         return _stored(loaded, loaded.quantized, kinds, store, threads)
     objection = why_no_graph(loaded.text_config, loaded.device.type)
-    if not objection and any(kind in BITS for kind in kinds):
+    float32 = loaded.model.dtype == torch.float32
+    graphs = set() if objection else {kind for kind in kinds if wants_graph(kind, float32=float32)}
+    if graphs:
         store.dtype = torch.float32  # what the graph reads and writes
     ids = _probe_ids(loaded)
     own = _own_pass(loaded, ids)
     whole = TorchDecoder(loaded.decoder, loaded.head, store)
-    if objection or any(kind not in BITS for kind in kinds):
+    if graphs != set(kinds):
         _check_steps(own, lambda: probe(loaded, whole, ids), loaded)
     decoders: dict[str, Decoder] = {}
     for kind in kinds:
-        if kind not in BITS:
-            decoders[kind.value] = whole
-            continue
         keep = kind is not kinds[-1] or any(other not in BITS for other in kinds)
-        decoder = _by_torch(loaded, kind, store, keep=keep) if objection else _by_graph(loaded, kind, store, threads)
-        divergence = check(own, probe(loaded, decoder, ids), kind)
-        log.info(
-            "%s by %s: %.4f nats per token from the unquantized model",
-            kind.value, f"torch ({objection})" if objection else "ONNX Runtime", divergence,
-        )  # fmt: skip
+        if kind in graphs:
+            decoder: Decoder = _by_graph(loaded, kind, store, threads)
+        else:
+            decoder = _by_torch(loaded, kind, store, keep=keep) if kind in BITS else whole
+        if kind in BITS:
+            divergence = check(own, probe(loaded, decoder, ids), kind)
+            way = "ONNX Runtime" if kind in graphs else f"torch ({objection})"
+            log.info("%s by %s: %.4f nats per token from the unquantized model", kind.value, way, divergence)
+        elif kind in graphs:
+            _check_steps(own, partial(probe, loaded, decoder, ids), loaded)
+            log.info("%s by ONNX Runtime", kind.value)
         decoders[kind.value] = decoder
-    if not objection and all(kind in BITS for kind in kinds):
-        keep_eyes_and_embeddings(loaded)
+    if graphs == set(kinds):
+        keep_eyes_and_embeddings(loaded, rounded=all(kind in BITS for kind in kinds))
     return decoders
 
 
@@ -126,12 +131,13 @@ def _check_steps(own: torch.Tensor, stepped: Callable[[], torch.Tensor], loaded:
         raise LoadError(f"{name} cannot be decoded in slots: a step strays by {deviation:.3f} nats, at most {most} may be")
 
 
-def keep_eyes_and_embeddings(loaded: Loaded) -> None:
-    """Drop the decoder's own layers; hold the embeddings in 8 bits."""
+def keep_eyes_and_embeddings(loaded: Loaded, *, rounded: bool = True) -> None:
+    """Drop the decoder's own layers; hold the embeddings in 8 bits if they may be `rounded`."""
     loaded.decoder.layers = torch.nn.ModuleList()
-    embedding = loaded.model.get_input_embeddings()
-    assert isinstance(embedding, torch.nn.Embedding)
-    loaded.model.set_input_embeddings(Int8Embedding(embedding))
+    if rounded:
+        embedding = loaded.model.get_input_embeddings()
+        assert isinstance(embedding, torch.nn.Embedding)
+        loaded.model.set_input_embeddings(Int8Embedding(embedding))
     loaded.model.set_output_embeddings(torch.nn.Identity())  # type: ignore[no-untyped-call]
 
 
@@ -193,5 +199,5 @@ def _by_graph(loaded: Loaded, kind: Quantization, store: SlotStore, threads: int
     assert isinstance(head, torch.nn.Linear)
     # ONNX Runtime lays the weights out anew as it reads them; the files are not needed afterwards.
     with tempfile.TemporaryDirectory(prefix="deepseek-decoder-") as folder:
-        dimensions = write_graph(loaded.decoder, head, bits=BITS[kind], context=loaded.context, folder=Path(folder))
+        dimensions = write_graph(loaded.decoder, head, bits=BITS.get(kind), context=loaded.context, folder=Path(folder))
         return GraphDecoder(Path(folder), dimensions, store, threads=threads)

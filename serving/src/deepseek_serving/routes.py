@@ -55,14 +55,24 @@ def class_of(model_type: str) -> ModelClass | None:
     return next((row for row in CLASSES if row.model_type == model_type), None)
 
 
-def route(text_config: Mapping[str, Any], kind: Quantization, device: str = "cpu") -> Route:
-    """How a decoder of this configuration (a config.json's text part) is computed at that precision on `cpu` or `cuda`."""
-    if kind is Quantization.NONE:
-        return Route("checkpoint")
-    if kind is Quantization.BF16:
-        return Route("bfloat16")
+def route(text_config: Mapping[str, Any], kind: Quantization, device: str = "cpu", *, float32: bool = False) -> Route:
+    """How a decoder of this configuration (a config.json's text part) is computed at that precision on `cpu` or `cuda`.
+
+    `float32`: that is what the checkpoint holds.
+    """
+    own: dict[Quantization, Kernel] = {Quantization.NONE: "checkpoint", Quantization.BF16: "bfloat16"}
+    if not wants_graph(kind, float32=float32):
+        return Route(own[kind])
     objection = why_no_graph(text_config, device)
-    return Route("torch", objection) if objection else Route("onnxruntime")
+    return Route(own.get(kind, "torch"), objection) if objection else Route("onnxruntime")
+
+
+def wants_graph(kind: Quantization, *, float32: bool) -> bool:
+    """Whether a decoder of that precision runs as a graph where one can be made: rounded ones, and one whose weights are in float32 anyway.
+
+    The graph reckons in float32; it would double the weights of a bfloat16 checkpoint.
+    """
+    return kind in (Quantization.INT8, Quantization.INT4) or (kind is Quantization.NONE and float32)
 
 
 def why_no_graph(text_config: Mapping[str, Any], device: str = "cpu") -> str | None:

@@ -62,6 +62,18 @@ def test_a_model_of_1_6_billion_parameters(tmp_path: Path) -> None:
     assert verdict.needs["cuda"]["int4"].kernel == "torch"
 
 
+def test_a_float32_checkpoint_runs_unquantized_in_a_graph_of_its_own(tmp_path: Path) -> None:
+    """A layer of 2048² and embeddings that are the output layer, too: 17 + 839 MB in the graph, 839 MB to look up; bfloat16 stays as it is."""
+    layer, embeddings = 2048**2, 102_400 * 2048
+    for dtype, kernel, held, loading in (
+        ("F32", "onnxruntime", 4 * (layer + 2 * embeddings), 4 * (2 * layer + 2 * embeddings)),
+        ("BF16", "checkpoint", 2 * (layer + embeddings), 2 * (layer + embeddings)),
+    ):
+        tensors = {"model.embed_tokens.weight": (dtype, [102_400, 2048]), "model.layers.0.self_attn.q_proj.weight": (dtype, [2048, 2048])}
+        need = examine(write(tmp_path, tensors, {**TEXT, "model_type": "llama"})).needs["cpu"]["none"]
+        assert (need.kernel, need.weights, need.loading) == (kernel, held, loading)
+
+
 def test_without_its_eyes_it_needs_their_bytes_less(tmp_path: Path) -> None:
     """400 M parameters in float32 = 1.6 GB."""
     both, one = examine(vl(tmp_path)), examine(tmp_path, mode=Mode.TEXT_ONLY)

@@ -90,7 +90,7 @@ async def test_200_captions_asked_16_at_a_time_are_exact(tiny_model: Path, quant
         assert stats.busy_seconds > 0
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 async def test_captions_are_exact_without_onnxruntime(tiny_model: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At least 39 of 40 with torch's own kernels, where the extra cpu-fast is not installed."""
     without_onnxruntime(monkeypatch)
@@ -99,6 +99,31 @@ async def test_captions_are_exact_without_onnxruntime(tiny_model: Path, quantiza
     async with running(tiny_model, quantization=quantization) as engine:
         answers = await asyncio.gather(*(read(engine, about(one, name=str(index))) for index, one in enumerate(drawn)))
     assert sum(text_of(deltas) == one.caption for deltas, one in zip(answers, drawn, strict=True)) >= 39
+
+
+@pytest.mark.parametrize(("dtype", "graph"), [("float32", True), ("bfloat16", False)])
+async def test_an_unquantized_decoder_is_a_graph_where_it_is_in_float32_anyway(tiny_model: Path, dtype: str, graph: bool) -> None:
+    """It says what the model's own pass says to a ten-thousandth of a nat; a bfloat16 one, which a graph would double, stays in torch."""
+    import torch
+
+    from deepseek_serving.engines.decoders import TorchDecoder
+    from deepseek_serving.engines.store import SlotStore
+    from deepseek_serving.loading import load
+    from deepseek_serving.precision import make_decoders, probe
+    from deepseek_serving.settings import ModelSettings, Quantization
+
+    loaded = load(ModelSettings(source=tiny_model.as_uri()))
+    loaded.model.to(getattr(torch, dtype))
+    ids = torch.arange(32)
+    with torch.inference_mode():
+        own = torch.log_softmax(loaded.model(input_ids=ids[None], use_cache=False).logits[0, 15:].float(), -1)
+    (decoder,) = make_decoders(loaded, (Quantization.NONE,), SlotStore(2, loaded.context)).values()
+    assert isinstance(decoder, TorchDecoder) is not graph
+    assert loaded.embed(ids).dtype == getattr(torch, dtype)
+    if graph:
+        assert not decoder.modules
+        assert len(loaded.decoder.layers) == 0
+        assert (probe(loaded, decoder, ids) - own).abs().mean() < 1e-4
 
 
 async def test_precision_changes_in_the_middle_of_an_answer(tiny_model: Path) -> None:
@@ -331,7 +356,10 @@ async def test_text_only_leaves_the_vision_tower_out(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("kernels", ["ONNX Runtime", "torch"])
 async def test_quantized_decoders_hold_a_fraction_of_the_bytes(tiny_model: Path, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """4 bits + a scale and a zero point per 32 inputs = about 5 of 32 bits, at most 35 % with embeddings; int8: at most 60 %."""
+    """4 bits + a scale and a zero point per 32 inputs = about 5 of 32 bits, at most 35 % with embeddings; int8: at most 60 %.
+
+    A float32 graph has an output layer of its own, which the model shares with its embeddings: 355 × 128 of 0.6 M weights, 7 %.
+    """
     if kernels == "torch":
         without_onnxruntime(monkeypatch)
     sizes = {}
@@ -339,9 +367,10 @@ async def test_quantized_decoders_hold_a_fraction_of_the_bytes(tiny_model: Path,
         async with running(tiny_model, quantization=quantization, mode="text-only") as engine:
             sizes[quantization] = held(engine)
             assert text_of(await read(engine, about(None))) == NO_PICTURE
-    assert sizes["bf16"] == pytest.approx(0.5 * sizes["none"], rel=0.01)
-    assert sizes["int8"] < 0.6 * sizes["none"]
-    assert sizes["int4"] < (0.35 if kernels == "ONNX Runtime" else 0.45) * sizes["none"]
+    whole = 2 * sizes["bf16"]
+    assert sizes["none"] == pytest.approx(whole * (1.08 if kernels == "ONNX Runtime" else 1), rel=0.02)
+    assert sizes["int8"] < 0.6 * whole
+    assert sizes["int4"] < (0.35 if kernels == "ONNX Runtime" else 0.45) * whole
 
 
 def held(engine: Any) -> int:

@@ -1,8 +1,8 @@
-"""Writes a Llama-class text decoder as an ONNX graph with 4- or 8-bit weights, for ONNX Runtime's CPU kernels.
+"""Writes a Llama-class text decoder as an ONNX graph with weights in float32, 8 or 4 bits, for ONNX Runtime's CPU kernels.
 
 One graph reads and writes: embeddings in, logits after each row's last token out; keys and values stay in buffers of the caller's.
-Operators: MatMulNBits (weights as codes, activations to 8 bits on the fly: accuracy level 4), GroupQueryAttention (with rotary positions and
-in-place keys and values), SkipSimplifiedLayerNormalization: ONNX Runtime's own, documented in its ContribOperators.md.
+Operators: MatMul, or MatMulNBits (weights as codes, activations to 8 bits on the fly: accuracy level 4), GroupQueryAttention (with rotary
+positions and in-place keys and values), SkipSimplifiedLayerNormalization: ONNX Runtime's own, documented in its ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _INT8_SUMS = 4
 _OPSET, _IR = 21, 10
 
 
-def write_graph(decoder: torch.nn.Module, head: torch.nn.Linear, *, bits: int, context: int, folder: Path) -> Dimensions:
-    """Write `decoder.onnx` and `decoder.bin` of a LlamaModel and its output layer into `folder`.
+def write_graph(decoder: torch.nn.Module, head: torch.nn.Linear, *, bits: int | None, context: int, folder: Path) -> Dimensions:
+    """Write `decoder.onnx` and `decoder.bin` of a LlamaModel and its output layer into `folder`; `bits` None: weights in float32.
 
     Only for decoders to which `routes.why_not_llama` has no objection.
     """
@@ -39,7 +39,7 @@ def write_graph(decoder: torch.nn.Module, head: torch.nn.Linear, *, bits: int, c
 class _Writer:
     """Collects nodes, and writes weights to the file as they come: no second copy of the model is ever in memory."""
 
-    def __init__(self, folder: Path, bits: int) -> None:
+    def __init__(self, folder: Path, bits: int | None) -> None:
         self._folder = folder
         self._bits = bits
         self.nodes: list[onnx.NodeProto] = []
@@ -75,8 +75,12 @@ class _Writer:
         self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
 
     def product(self, x: str, weights: list[torch.Tensor], name: str) -> str:
-        """x @ [weights…].T, the weights stacked and in codes; returns the result's name."""
-        codes: Codes = round_weight(torch.cat([weight.detach().float() for weight in weights]), self._bits)
+        """x @ [weights…].T, the weights stacked; returns the result's name."""
+        stacked = torch.cat([weight.detach().float() for weight in weights])
+        if self._bits is None:
+            self.node("MatMul", [x, self.tensor(f"{name}.weights", stacked.T.numpy())], [name], domain="")
+            return name
+        codes: Codes = round_weight(stacked, self._bits)
         inputs = [
             x,
             self.tensor(f"{name}.codes", codes.packed().numpy().reshape(codes.outputs, codes.groups, -1)),
