@@ -68,7 +68,7 @@ def make_decoders(loaded: Loaded, kinds: tuple[Quantization, ...], store: SlotSt
             way = "ONNX Runtime" if kind in graphs else f"torch ({objection})"
             log.info("%s by %s: %.4f nats per token from the unquantized model", kind.value, way, divergence)
         elif kind in graphs:
-            _check_steps(own, partial(probe, loaded, decoder, ids), loaded)
+            _check_steps(own, partial(probe, loaded, decoder, ids), loaded, remedy="; bf16 is computed by torch")
             log.info("%s by ONNX Runtime", kind.value)
         decoders[kind.value] = decoder
     if graphs == set(kinds):
@@ -118,7 +118,7 @@ def _own_pass(loaded: Loaded, ids: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(logits.float().cpu(), -1)
 
 
-def _check_steps(own: torch.Tensor, stepped: Callable[[], torch.Tensor], loaded: Loaded) -> None:
+def _check_steps(own: torch.Tensor, stepped: Callable[[], torch.Tensor], loaded: Loaded, *, remedy: str = "") -> None:
     """Refuse a model that batched steps would get wrong (one that keeps more than keys and values of full attention)."""
     name = type(loaded.model).__name__
     try:
@@ -128,7 +128,7 @@ def _check_steps(own: torch.Tensor, stepped: Callable[[], torch.Tensor], loaded:
     # bfloat16 rounds 2^16 times coarser than float32, and products of one row otherwise than products of many.
     most = MOST_DEVIATION if loaded.model.dtype == torch.float32 else 4 * MOST_DEVIATION
     if not deviation <= most:  # NaN must fail, too
-        raise LoadError(f"{name} cannot be decoded in slots: a step strays by {deviation:.3f} nats, at most {most} may be")
+        raise LoadError(f"{name} cannot be decoded in slots: a step strays by {deviation:.3f} nats, at most {most} may be{remedy}")
 
 
 def keep_eyes_and_embeddings(loaded: Loaded, *, rounded: bool = True) -> None:

@@ -452,6 +452,21 @@ async def test_quantization_that_changes_the_answers_is_refused(tiny_model: Path
             pass
 
 
+@pytest.mark.parametrize(("extra", "words"), [("with cpu-fast", "bf16 is computed by torch"), ("without it", "may be$")])
+async def test_a_decoder_whose_steps_stray_is_refused_by_graph_and_by_torch(
+    tiny_model: Path, extra: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever computes the unquantized model: with a bound below zero even float32 strays too far."""
+    from deepseek_serving import precision
+
+    monkeypatch.setattr(precision, "MOST_DEVIATION", -1.0)
+    if extra == "without it":
+        without_onnxruntime(monkeypatch)
+    with pytest.raises(LoadError, match=f"cannot be decoded in slots: a step strays .* {words}"):
+        async with running(tiny_model):
+            pass
+
+
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 async def test_a_folder_quantized_beforehand_answers_as_one_quantized_at_load(tiny_model: Path, tmp_path: Path, quantization: str) -> None:
     """40 captions exact; the folder is smaller; asked for another precision, or damaged, it is refused with the remedy."""
