@@ -50,11 +50,12 @@ def test_the_hpa_never_more_than_doubles_or_adds_four(hpa: Callable[[float], kub
     assert hpa(0.5)(0, seen(0, 10.0, 3)) == 6
 
 
-def test_the_hpa_holds_while_the_metric_is_silent(hpa: Callable[[float], kubernetes.Hpa]) -> None:
-    """An error of the metrics API changes nothing."""
+def test_the_hpa_holds_while_the_metric_is_silent_and_then_goes_on(hpa: Callable[[float], kubernetes.Hpa]) -> None:
+    """An error of the metrics API changes nothing; when there is a metric again, 200 % of three nodes at a target of 50 % are six at once."""
     silent = Observation(0, None, 1, 0.0, 0.0, 3, 3, ())
     controller = hpa(0.5)
     assert [controller(tick * 15, silent) for tick in range(30)] == [3] * 30
+    assert controller(30 * 15, seen(30 * 15, 6.0, 3)) == 6
 
 
 def test_the_kpa_panics_and_does_not_release_while_it_does() -> None:

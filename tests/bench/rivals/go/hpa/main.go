@@ -31,6 +31,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	autoscalingclient "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
 	v1core "k8s.io/client-go/kubernetes/typed/core/v1"
 	autoscalinglisters "k8s.io/client-go/listers/autoscaling/v2"
@@ -76,6 +77,9 @@ func main() {
 	testing.Init()
 	flag.Parse()
 	klog.SetLogger(logr.Discard())
+	// One of the handlers waits until a millisecond after the error before, and takes the time the program began for the first one's: in the
+	// bubble that is decades ahead, and the controller would never reconcile again after its first silent metric.
+	utilruntime.ErrorHandlers = nil
 	// A bubble cannot be had without a testing.T, and testing.Main is what gives a program one.
 	every := func(string, string) (bool, error) { return true, nil }
 	testing.Main(every, []testing.InternalTest{{Name: "hpa", F: func(t *testing.T) {
