@@ -45,6 +45,13 @@ def test_the_hpa_lets_starting_pods_count_as_idle(hpa: Callable[[float], kuberne
     assert hpa(0.9)(0, seen(0, 3.0, 4, ready=2)) == 4
 
 
+def test_the_hpa_forgets_the_pods_that_are_gone(hpa: Callable[[float], kubernetes.Hpa]) -> None:
+    """After 20 pods became 5, a load of 5 at a target of 50 % asks for 10: nothing of the 15 counts as idle any more."""
+    controller = hpa(0.5)
+    assert controller(0, seen(0, 10.0, 20)) == 20
+    assert controller(15, seen(15, 5.0, 5)) == 10
+
+
 def test_the_hpa_never_more_than_doubles_or_adds_four(hpa: Callable[[float], kubernetes.Hpa]) -> None:
     """Its default limit: max(2 × replicas, 4) in one step."""
     assert hpa(0.5)(0, seen(0, 10.0, 3)) == 6

@@ -195,12 +195,12 @@ def echo_args(**limits: int) -> dict[str, Any]:
 
 
 def test_beyond_the_queue_is_429_at_once_and_every_request_is_counted(serve: Serve) -> None:
-    """1 runs (1 s), 1 waits, 6 of 8 are refused within 0.5 s; offered = 8, rejected = 6, finished ok = 2."""
+    """1 runs (2 s), 1 waits, 6 of 8 are refused before its answer ends; offered = 8, rejected = 6, finished ok = 2."""
     with serve(echo_args(maxOngoingRequests=1, maxQueuedRequests=1, maxTokensPerSecond=20)) as server:
 
         def ask(index: int) -> tuple[int, float, str | None]:
             began = time.monotonic()
-            body = {"model": "chat", "stream": index % 2 == 0, "messages": user(words(20))}
+            body = {"model": "chat", "stream": index % 2 == 0, "messages": user(words(40))}
             answer = request("POST", f"{server.url}/v1/chat/completions", json.dumps(body).encode())
             return answer.status, time.monotonic() - began, answer.headers.get("retry-after")
 
@@ -208,7 +208,7 @@ def test_beyond_the_queue_is_429_at_once_and_every_request_is_counted(serve: Ser
             answers = list(pool.map(ask, range(8)))
         refused = [(seconds, retry_after) for status, seconds, retry_after in answers if status == 429]
         assert len(refused) == 6
-        assert all(seconds < 0.5 and 1 <= int(retry_after or 0) <= 120 for seconds, retry_after in refused)
+        assert all(seconds < 1.9 and 1 <= int(retry_after or 0) <= 120 for seconds, retry_after in refused)
         server.wait_until(lambda: server.ledger.value(names.REQUESTS_FINISHED, "ok") == 2)
         assert server.ledger.value(names.REQUESTS_OFFERED, "text") == 8
         assert server.ledger.value(names.REQUESTS_REJECTED) == 6
@@ -216,29 +216,29 @@ def test_beyond_the_queue_is_429_at_once_and_every_request_is_counted(serve: Ser
 
 
 def test_waiting_too_long_is_429_and_counted_as_late(serve: Serve) -> None:
-    """The only place is taken for 3 s, the queue's limit is 1 s."""
+    """The only place is taken for 5 s, the queue's limit is 1 s."""
     with serve(echo_args(maxOngoingRequests=1, maxQueuedRequests=5, maxTokensPerSecond=20, requestTimeoutSeconds=1)) as server:
         with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(server.client.chat.completions.create, model="chat", messages=user(words(60)))
+            first = pool.submit(server.client.chat.completions.create, model="chat", messages=user(words(100)))
             server.wait_until(lambda: server.service.admission.running == 1)
             with pytest.raises(openai.RateLimitError) as late:
                 server.client.chat.completions.create(model="chat", messages=user("hi"))
             assert 1 <= int(late.value.response.headers["retry-after"]) <= 120
-            assert first.result().usage.completion_tokens == 60
+            assert first.result().usage.completion_tokens == 100
         server.wait_until(lambda: server.ledger.value(names.REQUESTS_FINISHED, "late") == 1)
         assert server.ledger.value(names.REQUESTS_REJECTED) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_client_that_leaves_frees_its_place_within_a_second(serve: Serve, stream: bool) -> None:
-    """A 100 s answer; its client hangs up after 0.3 s."""
+def test_a_client_that_leaves_frees_its_place_at_once(serve: Serve, stream: bool) -> None:
+    """A 100 s answer; its client hangs up after 0.3 s. How soon the place is free is in the bench: 10 s are for a machine that is busy."""
     with serve(echo_args(maxOngoingRequests=1, maxQueuedRequests=0, maxTokensPerSecond=5)) as server:
         body = json.dumps({"model": "chat", "stream": stream, "messages": user(words(500))}).encode()
         with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             server.wait_until(lambda: server.service.admission.running == 1)
             time.sleep(0.3)
-        server.wait_until(lambda: server.service.admission.running == 0, seconds=1)
+        server.wait_until(lambda: server.service.admission.running == 0, seconds=10)
         assert server.service.engine.stats().running == 0
         server.wait_until(lambda: server.ledger.value(names.REQUESTS_FINISHED, "cancelled") == 1)
 
@@ -270,12 +270,12 @@ async def test_a_stream_that_cannot_be_sent_is_closed_at_once() -> None:
 
 
 async def test_pacing_holds_for_all_requests_together(serve: Serve) -> None:
-    """4 answers of 25 words at 50 words a second take 2 s together, and the busy share of that time is 1."""
+    """4 answers of 25 words at 50 words a second take 2 s together at least, and are 2 s of busy time."""
     with serve(echo_args(maxTokensPerSecond=50)) as server:
         async with server.async_client as client:
             began = time.monotonic()
             await asyncio.gather(*(client.chat.completions.create(model="chat", messages=user(words(25))) for _ in range(4)))
             took = time.monotonic() - began
-        assert 1.8 <= took <= 4
+        assert took >= 1.8
         server.wait_until(lambda: server.ledger.value(names.ENGINE_BUSY_SECONDS) >= 1.9)
         assert server.ledger.value(names.ENGINE_BUSY_SECONDS) == pytest.approx(2.0, abs=0.1)

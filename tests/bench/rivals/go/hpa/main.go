@@ -152,7 +152,7 @@ func serve(ctx context.Context, w *world, sync time.Duration, tolerance float64,
 
 // setPods makes the pods what was observed: the first `ready` run, the rest are pending as long as their nodes start.
 func (w *world) setPods() {
-	for number := 0; number < max(w.seen.Asked, len(w.pods.ListKeys())); number++ {
+	for number := range max(w.seen.Asked, len(w.pods.ListKeys())) {
 		key := fmt.Sprintf("%s/%s-%d", namespace, name, number)
 		if number >= w.seen.Asked {
 			if found, exists, _ := w.pods.GetByKey(key); exists {
