@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 TICK_SECONDS = 15.0
 MAX_NODES = 40
 SETTINGS: tuple[tuple[int, float], ...] = (
-    (100, 0.90), (100, 0.95), (95, 0.95), (90, 0.95), (90, 0.98), (85, 0.98), (80, 0.99), (75, 0.995), (70, 0.995), (60, 0.998),
+    (100, 0.90), (100, 0.95), (95, 0.95), (90, 0.95), (90, 0.98), (85, 0.98), (80, 0.95), (80, 0.99), (75, 0.995), (70, 0.998), (60, 0.998),
 )  # fmt: skip
 """The knob, from daring to careful: scaleUpPercent, and the quantile that nodes are provided for (forecast.percentile, or costOfLateRequest
 where it is finer). One number in the tables: which of these, from 1."""
@@ -78,7 +78,7 @@ def faulty(factor: float | None, load: Load, forecasts: Forecasts) -> Decider:
         wrong = tuple((q, factor * carried) for q, carried in forecast.loads)
         return replace(forecast, peak=forecast.peak * factor, mean=forecast.mean * factor, loads=wrong)
 
-    return Decider(replace(policy(), mode="Predictive"), load.capacity, forecaster)
+    return Decider(replace(policy(), mode="Predictive"), load.capacity, forecaster, lead_seconds=forecasts.question.whole_lead_seconds)
 
 
 def reactive(scale_up_percent: float, load: Load) -> Decider:

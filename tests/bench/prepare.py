@@ -32,8 +32,10 @@ def forecaster_hash() -> str:
 
 
 def forecasts_path(place: Place) -> Path:
-    """Where the walk over this load with this cold start is kept."""
-    asked = hashlib.sha256(repr(ours.question(place.cold_start_seconds)).encode()).hexdigest()[:8]
+    """Where the walk over this load with this cold start is kept, by all of the question that a forecast depends on."""
+    question = ours.question(place.cold_start_seconds)
+    told = (question.whole_seconds, question.whole_lead_seconds, question.slack_seconds, question.quantiles, question.cold_start_seconds)
+    asked = hashlib.sha256(repr(told).encode()).hexdigest()[:8]
     return place.cache / f"walk-{place.load.key}-{asked}-{forecaster_hash()}.npz"
 
 

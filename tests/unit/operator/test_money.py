@@ -157,7 +157,7 @@ def scaling(**given: Any) -> ScalingSpec:
         pytest.param("0.0005", 5.0, 72, id="half the cost: 1 − 2.5 ÷ 9 = 0.722"),
         pytest.param("0.0002", 5.0, 50, id="a late request costs less than its share of a node: the median, the least that is asked for"),
         pytest.param("1000", 5.0, 99, id="a late request costs a fortune: the 99th, the most that is asked for"),
-        pytest.param("0.001", None, 99, id="the capacity of a node is not known yet: the default"),
+        pytest.param("0.001", None, 95, id="the capacity of a node is not known yet: the default"),
     ],
 )
 def test_the_percentile_follows_from_costs(late: str, capacity: float | None, percentile: int) -> None:
@@ -165,11 +165,11 @@ def test_the_percentile_follows_from_costs(late: str, capacity: float | None, pe
     assert risk.percentile(scaling(costPerNodeHour="2.5", costOfLateRequest=late), capacity) == percentile
 
 
-def test_a_percentile_that_is_given_counts_and_99_is_the_default() -> None:
+def test_a_percentile_that_is_given_counts_and_95_is_the_default() -> None:
     """The price of a node alone says nothing about risk."""
     assert risk.percentile(scaling(forecast={"percentile": 80}, costPerNodeHour="2.5"), 5.0) == 80
-    assert risk.percentile(scaling(costPerNodeHour="2.5"), 5.0) == 99
-    assert risk.percentile(scaling(), None) == 99
+    assert risk.percentile(scaling(costPerNodeHour="2.5"), 5.0) == 95
+    assert risk.percentile(scaling(), None) == 95
 
 
 @settings(max_examples=200, deadline=None)
