@@ -17,6 +17,9 @@ APPLICATION = "default.chat"
 
 _ENDS_WITHIN_SECONDS = 60.0
 
+# On a machine that is busy a proxy needs more than the 5 s after which Ray kills it as not ready, and begins anew, in vain again.
+_PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
+
 # Ends by itself when its standard input closes, so it cannot outlive whoever started it.
 _DRIVER = """
 import json, sys
@@ -74,7 +77,7 @@ def served_by_ray(
     # Ray puts Unix sockets in the folder, whose paths may have 107 characters: pytest's own folders are too deep.
     with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp", ignore_cleanup_errors=True) as folder:
         own = {name: value.replace("{folder}", folder) for name, value in (environment or {}).items()}
-        whole = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **own}
+        whole = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **_PATIENT, **own}
         whole.pop("RAY_ADDRESS", None)
         ports = {"port": free_port(), "metrics_port": free_port()}
         told = {**ports, "folder": folder, "host": host, "args": args, "replicas": replicas, "application": APPLICATION}
