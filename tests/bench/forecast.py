@@ -19,7 +19,7 @@ import numpy as np
 
 from deepseek_demo.traffic import generate
 from deepseek_forecaster.backtest.blocks import Blocks, cut
-from deepseek_forecaster.models import TRAINABLE, UNTRAINED
+from deepseek_forecaster.models import OPTIONAL, TRAINABLE, UNTRAINED
 from deepseek_forecaster.trace import Trace, read_trace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -81,12 +81,17 @@ def measure(blocks: Blocks, kept: Kept, folder: Path, given: argparse.Namespace)
     if "recurrence" in given.parts:
         silent = kept.get(blocks, "without-recurrence", lambda: parts.lstm_without_recurrence(blocks, folder / "fits"))
         found["variants"] = {"lstm_without_recurrence": silent}
+        for name in OPTIONAL:
+            found["variants"][name] = kept.get(blocks, name, lambda name=name: parts.alone(blocks, stored(), name))
     if "ablation" in given.parts:
         everybody = UNTRAINED + TRAINABLE
         found["ablation"] = {}
         for gone in ("nobody", *everybody):
             left = tuple(name for name in everybody if name != gone)
             found["ablation"][gone] = kept.get(blocks, f"without-{gone}", lambda left=left: parts.without(blocks, stored(), left))
+        for more in OPTIONAL:
+            all_and = (*everybody, more)
+            found["ablation"][f"+{more}"] = kept.get(blocks, f"with-{more}", lambda all_and=all_and: parts.without(blocks, stored(), all_and))
     return found
 
 

@@ -226,6 +226,11 @@ def first_days(blocks: Blocks, stored: StoredFits) -> dict[str, Any]:
     return {"before24h": shares(sums[0]), "after24h": shares(sums[1])}
 
 
+def alone(blocks: Blocks, stored: StoredFits, name: str) -> dict[str, Any]:
+    """An expert that is not among the ensemble's, scored like those that are."""
+    return dict(walked(blocks, stored, (name,))["experts"][name])
+
+
 def without(blocks: Blocks, stored: StoredFits, experts: tuple[str, ...]) -> dict[str, Any]:
     """The ensemble of these experts on at most 150 of the boundaries: WAPE of the mean, and the p90's pinball loss of the peak."""
     tested = (len(blocks.loads) - blocks.start) * blocks.step_seconds

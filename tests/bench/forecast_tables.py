@@ -129,7 +129,7 @@ def by_expert(found: Found) -> str:
     return "### Each expert alone\n\n" + _table(head, rows)
 
 
-VARIANTS = {"lstm_without_recurrence": "LSTM without its recurrence"}
+VARIANTS = {"lstm_without_recurrence": "LSTM without its recurrence", "ucm": "ucm (only where it is named)"}
 
 
 def _summary(scores: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
@@ -147,12 +147,13 @@ def ablation(found: Found) -> str:
         errors = [_over(one["wapeMean"], whole["wapeMean"]) for one, whole in pairs]
         losses = [_over(one["p90Peak"], whole["p90Peak"]) for one, whole in pairs]
         spread = f"{_number(_min(errors))} – {_number(_max(errors))}"
-        rows.append((name.replace("_", " "), _number(geometric(errors)), spread, _number(geometric(losses)), len(pairs)))
+        label = f"with {name[1:]}" if name.startswith("+") else f"without {name}"
+        rows.append((label.replace("_", " "), _number(geometric(errors)), spread, _number(geometric(losses)), len(pairs)))
     if not rows:
         return ""
     rows.sort(key=lambda row: str(row[1]), reverse=True)
-    text = "Above 1: the ensemble is worse without it. On at most 150 boundaries of each trace."
-    head = ("without", "WAPE ÷ whole", "lowest – highest trace", "p90 loss ÷ whole", "traces")
+    text = "Above 1: the ensemble is worse so. On at most 150 boundaries of each trace."
+    head = ("the ensemble", "WAPE ÷ whole", "lowest – highest trace", "p90 loss ÷ whole", "traces")
     return "### The ensemble without each expert\n\n" + _table(head, rows) + f"\n\n{text}"
 
 

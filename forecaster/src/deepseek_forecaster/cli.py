@@ -74,7 +74,7 @@ def _backtest(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--horizon", metavar="DURATION", type=duration, default=600.0, help="how far ahead; at least one step, in whole steps (default 600)"
     )
-    command.add_argument("--experts", metavar="A,B", type=_experts, help="only these (default: all)")
+    command.add_argument("--experts", metavar="A,B", type=_experts, help="only these (default: all that answer live; ucm is one more)")
     command.add_argument("--json", metavar="OUT.json", type=Path, help="write every figure there")
     command.add_argument(
         "--forecasts",

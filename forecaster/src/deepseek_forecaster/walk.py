@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .models import TRAINABLE, UNTRAINED, new_expert
+from .models import OPTIONAL, TRAINABLE, UNTRAINED, new_expert
 from .models.expert import Expert, Floats, History, Ints, Outlook, State, outlook_of
 from .record import Member, TrackRecord
 from .schedule import GROWTH
@@ -160,9 +160,7 @@ def _fitted(series: SeriesForecaster, history: History, steps: int, experts: Seq
     if number < LEAST_TAUGHT:
         return members
     last = history.first + len(history) - 1
-    for name in TRAINABLE:
-        if experts is not None and name not in experts:
-            continue
+    for name in TRAINABLE if experts is None else [name for name in TRAINABLE + OPTIONAL if name in experts]:
         try:
             before = None
             if not series.knows(name):

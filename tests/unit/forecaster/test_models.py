@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepseek_forecaster.models import TRAINABLE, new_expert
+from deepseek_forecaster.models import OPTIONAL, TRAINABLE, new_expert
 from deepseek_forecaster.models.arima import Arima
 from deepseek_forecaster.models.expert import Expert, History, NotEnoughHistoryError, outlook_of, predict
 from deepseek_forecaster.models.last_value import LastValue
@@ -129,7 +129,7 @@ def test_arima_says_the_same_when_it_is_asked_for_one_origin_or_for_many() -> No
     assert predict(expert, history, 5) == pytest.approx(together[-1], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", TRAINABLE + OPTIONAL)
 def test_a_fitted_expert_says_the_same_after_it_was_saved_and_restored(name: str) -> None:
     expert = fitted(name, History(daily_wave(5), 0, DAY))
     other = new_expert(name)
@@ -138,7 +138,7 @@ def test_a_fitted_expert_says_the_same_after_it_was_saved_and_restored(name: str
     assert predict(other, history, 6).tolist() == predict(expert, history, 6).tolist()
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", TRAINABLE + OPTIONAL)
 def test_an_expert_knows_nothing_after_its_origin(name: str) -> None:
     history = History(daily_wave(5), 0, DAY)
     expert = fitted(name, history)
@@ -150,7 +150,7 @@ def test_an_expert_knows_nothing_after_its_origin(name: str) -> None:
     assert expert.predict_many(later, origin, 6) == pytest.approx(expert.predict_many(history, origin, 6), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", TRAINABLE + OPTIONAL)
 def test_a_state_that_is_not_this_experts_is_refused(name: str) -> None:
     if name == "lstm":
         pytest.importorskip("torch")
@@ -158,12 +158,26 @@ def test_a_state_that_is_not_this_experts_is_refused(name: str) -> None:
         new_expert(name).restore({"nonsense": np.zeros(3)})
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", TRAINABLE + OPTIONAL)
 def test_too_short_a_history_is_refused_with_what_it_needs(name: str) -> None:
     if name == "lstm":
         pytest.importorskip("torch")
     with pytest.raises(NotEnoughHistoryError, match=f"{name} needs at least"):
         new_expert(name).fit(History(np.ones(40), 0, DAY), 10)
+
+
+def test_the_ucm_follows_a_day_whose_shape_changes() -> None:
+    """A wave that grows to twice its height over twelve days, ten minutes ahead: half the error of the last ten minutes' mean."""
+    at = np.arange(12 * 144)
+    values = (
+        50.0 * np.exp((0.3 + 0.3 * at / len(at)) * np.sin(2 * np.pi * at / 144)) * np.exp(0.01 * np.random.default_rng(5).normal(size=len(at)))
+    )
+    history = History(values, 0, DAY)
+    expert = fitted("ucm", history.until(10 * 144), 1)
+    origins = np.arange(10 * 144, 12 * 144 - 1)
+    said, naive = (outlook_of(one, history, origins, 1).mean for one in (expert, TenMinuteMean()))
+    came = values[origins + 1]
+    assert np.abs(said - came).mean() < 0.5 * np.abs(naive - came).mean()
 
 
 def test_the_lstm_learns_the_daily_wave_and_two_fits_are_the_same() -> None:
@@ -179,7 +193,7 @@ def test_the_lstm_learns_the_daily_wave_and_two_fits_are_the_same() -> None:
 
 
 def test_an_unknown_expert_is_refused_with_the_allowed_names() -> None:
-    with pytest.raises(ValueError, match="must be one of last_value, ten_minute_mean, ses, holt, seasonal_naive, arima, boosting, lstm"):
+    with pytest.raises(ValueError, match="must be one of last_value, ten_minute_mean, ses, holt, seasonal_naive, arima, boosting, lstm, ucm"):
         new_expert("oracle")
 
 

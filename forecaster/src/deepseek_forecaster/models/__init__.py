@@ -14,6 +14,9 @@ UNTRAINED = ("last_value", "ten_minute_mean", "ses", "holt", "seasonal_naive")
 TRAINABLE = ("arima", "boosting", "lstm")
 """The experts that have to be fitted before they can speak, in the order in which they are fitted."""
 
+OPTIONAL = ("ucm",)
+"""Fitted experts that speak only where they are named: what they add does not pay for their time (docs/forecasting.md)."""
+
 
 def new_expert(name: str) -> Expert:
     """An unfitted expert by its name; ValueError names the allowed ones. Their libraries are imported only here, when first needed."""
@@ -39,4 +42,8 @@ def new_expert(name: str) -> Expert:
         from .lstm import Lstm
 
         return Lstm()
-    raise ValueError(f"expert must be one of {', '.join(UNTRAINED + TRAINABLE)}, was {name!r}")
+    if name == "ucm":
+        from .ucm import Ucm
+
+        return Ucm()
+    raise ValueError(f"expert must be one of {', '.join(UNTRAINED + TRAINABLE + OPTIONAL)}, was {name!r}")

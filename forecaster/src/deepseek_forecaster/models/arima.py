@@ -13,6 +13,7 @@ import numpy as np
 from statsmodels.tsa.statespace.sarimax import SARIMAX  # type: ignore[import-untyped]
 
 from .expert import Floats, History, Ints, NotEnoughHistoryError, State
+from .statespace import paths
 
 ORDER = (2, 1, 2)
 FITTED_STEPS = 3_000
@@ -70,14 +71,7 @@ class Arima:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             filtered = self._model(rest).filter(self.parameters, return_ssm=True)
-        # predicted_state[:, t + 1] is the state expected one step after t: each further step is one more transition
-        state = filtered.predicted_state[:, origins - start + 1]  # (states, origins)
-        transition = filtered.transition[:, :, -1]
-        design = filtered.design[:, :, -1]
-        path = np.empty((len(origins), steps))
-        for step in range(steps):
-            path[:, step] = (design @ state)[0]
-            state = transition @ state
+        path = paths(filtered, origins - start, steps)
         if len(self.waves):
             ahead = origins[:, None] + np.arange(1, steps + 1)[None, :]
             path += (self._columns(history, ahead.ravel()) @ self.waves).reshape(path.shape)
