@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LEAST_DAYS = 2.0
 HORIZON_SECONDS = 600.0
 SEEDED_DAYS = 22.5
-"""Further seeds are drawn on traces up to this long; the longer ones would take most of the time."""
+"""Further seeds are drawn, and experts left out, on traces up to this long; the longer ones would take most of the time."""
 BEGIN, END = "<!-- made by `make bench-forecast`: begin -->", "<!-- made by `make bench-forecast`: end -->"
 
 
@@ -83,7 +83,7 @@ def measure(blocks: Blocks, kept: Kept, folder: Path, given: argparse.Namespace)
         found["variants"] = {"lstm_without_recurrence": silent}
         for name in OPTIONAL:
             found["variants"][name] = kept.get(blocks, name, lambda name=name: parts.alone(blocks, stored(), name))
-    if "ablation" in given.parts:
+    if "ablation" in given.parts and days <= SEEDED_DAYS:
         everybody = UNTRAINED + TRAINABLE
         found["ablation"] = {}
         for gone in ("nobody", *everybody):
