@@ -170,7 +170,7 @@ def _variants() -> tuple[Any, dict[str, dict[str, Callable[[], None]]]]:
 
     timed: dict[str, dict[str, Callable[[], None]]] = {REFERENCE: {"step": reference_step, "prefill": reference_prefill}}
     variants = {
-        "none (slots, float32)": ("none", True), "bf16": ("bf16", True), "int8": ("int8", True), "int4": ("int4", True),
+        "none (float32)": ("none", True), "bf16": ("bf16", True), "int8": ("int8", True), "int4": ("int4", True),
         "int4 without cpu-fast": ("int4", False),
     }  # fmt: skip
     for name, (kind, graph) in variants.items():

@@ -156,7 +156,9 @@ def classes() -> list[str]:
 
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "decode": decode,
+    "prefill": prefill,
     "memory": memory,
+    "mode": mode,
     "batch": batch,
     "accuracy": accuracy,
     "start": start,
@@ -191,7 +193,7 @@ def draw(figures: dict[str, Any], bytes_held: dict[str, Any], file: Path) -> Non
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    names = {"none": "none (slots, float32)", "bf16": "bf16", "int8": "int8", "int4": "int4"}
+    names = {"none": "none (float32)", "bf16": "bf16", "int8": "int8", "int4": "int4"}
     speeds = [_ratio(figures["step"], REFERENCE, name) for name in names.values()]
     shares = [bytes_held[kind]["weights"] / bytes_held["none"]["weights"] for kind in names]
     drawing, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
