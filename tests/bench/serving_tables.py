@@ -70,7 +70,7 @@ def mode(figures: dict[str, Any]) -> list[str]:
     """What leaving the eyes unloaded saves."""
     rows = [
         f"A DeepSeek-VL of {figures['parameters'] / 1e6:.0f} M parameters, {figures['decoder'] / figures['parameters']:.0%} of them in its "
-        "decoder, in int4 (the rest keeps its bfloat16).",
+        "decoder, in int4 (the rest keeps its bfloat16). *Process*: its resident memory after every weight was used once.",
         "",
         "| mode | weights, MB | process, MB |",
         "|---|---|---|",
