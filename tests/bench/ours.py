@@ -27,6 +27,7 @@ TICK_SECONDS = 15.0
 MAX_NODES = 40
 SETTINGS: tuple[tuple[int, float], ...] = (
     (100, 0.90), (100, 0.95), (95, 0.95), (90, 0.95), (90, 0.98), (85, 0.98), (80, 0.95), (80, 0.99), (75, 0.995), (70, 0.998), (60, 0.998),
+    (40, 0.999), (25, 0.999),
 )  # fmt: skip
 """The knob, from daring to careful: scaleUpPercent, and the quantile that nodes are provided for (forecast.percentile, or costOfLateRequest
 where it is finer). One number in the tables: which of these, from 1."""
@@ -63,7 +64,7 @@ def question(cold_start_seconds: float) -> Question:
 def predictive(care: float, load: Load, forecasts: Forecasts) -> Decider:
     """Mode Predictive with the care-th of SETTINGS."""
     percent, quantile = SETTINGS[round(care) - 1]
-    asked = replace(policy(), mode="Predictive", scale_up_percent=percent)
+    asked = replace(policy(), mode="Predictive", scale_up_percent=percent, scale_down_percent=min(30, percent - 10))
     return Decider(asked, load.capacity, forecasts.at(quantile), lead_seconds=forecasts.question.whole_lead_seconds)
 
 

@@ -13,7 +13,7 @@ from bench.rivals import dynamo_planner, holt_winters, knative, kubernetes, ray_
 
 from deepseek_operator.replay import NodePolicy, static, static_nodes, with_view
 
-UTILIZATIONS = (1.0, 0.9, 0.8, 0.7, 0.55, 0.4)
+UTILIZATIONS = (1.0, 0.9, 0.8, 0.7, 0.55, 0.4, 0.25)
 """Target utilization of a node, from daring to careful: the knob of everybody who scales on a target."""
 
 
@@ -102,7 +102,7 @@ CONTENDERS: dict[str, Contender] = {
             "last value with 80/30 (our mode Reactive)",
             "this project's",
             "scaleUpPercent",
-            (100, 90, 80, 70, 55, 40),
+            (100, 90, 80, 70, 55, 40, 25),
             80.0,
             ours.TICK_SECONDS,
             lambda knob, place: ours.reactive(knob, place.load),
