@@ -19,10 +19,6 @@ APPLICATION = f"{NAMESPACE}.{NAME}"
 SERVICE_URL = f"http://{NAME}-serve-svc.{NAMESPACE}.svc.cluster.local:8000/v1/chat/completions"
 STATUS_PATH = f"/apis/{api.API_VERSION}/namespaces/{NAMESPACE}/{api.PLURAL}/{NAME}"
 
-PERCENTILE = 80
-"""Of the predicted peak. A request may wait ten seconds here, so one short peak in five that is higher does no harm; at 95 one node more
-runs nearly all the time."""
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -76,7 +72,7 @@ class Subject:
                 "scaleDownStabilizationSeconds": 20,
                 "startupBudgetSeconds": 120,
                 "unknownDemandGraceSeconds": 120,
-                "forecast": {"horizonSeconds": self.horizon_seconds, "percentile": PERCENTILE},
+                "forecast": {"horizonSeconds": self.horizon_seconds},
                 "capacity": {"requestsPerSecondPerNode": api.quantity(self.pacing.requests_per_second_per_node)},
             },
         }
