@@ -166,7 +166,7 @@ async def _play(show: Show, cluster: LocalCluster, programs: Programs, player: P
     requests = await asyncio.to_thread(_write_past, show, cluster, cut, cut_at + METRICS_LAG_SECONDS)
     programs.start_forecaster(show.out / "forecaster", show.stage.season_seconds, cut * step_seconds + show.window_seconds)
     await asyncio.to_thread(cluster.apply, show.out / "demo.yaml")
-    show.say(f"history    {show.since_command()}: {requests} requests of the days before are in Prometheus; {NAME} is in mode Predictive")
+    show.say(f"history    {show.since_command()}: {requests} requests of the days before are in Prometheus; {NAME} is scaled from here on")
     show.say(f"playing    {len(rates) * step_seconds:.0f} s of real requests; the stretch begins after {PRELUDE_SECONDS:g} s")
 
     recording = Recording()
