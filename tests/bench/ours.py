@@ -16,7 +16,7 @@ import numpy as np
 from bench.loads import STEP_SECONDS, Load
 from numpy.typing import NDArray
 
-from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ForecastSpec, ScalingSpec
+from deepseek_operator.api.v1alpha1 import DEFAULT_PERCENTILE, ForecastSpec, Mode, ScalingSpec
 from deepseek_operator.core.foresight import Question
 from deepseek_operator.core.types import PeakForecast, Policy
 from deepseek_operator.replay import Decider
@@ -55,6 +55,11 @@ def policy() -> Policy:
     )
 
 
+def swept(mode: Mode, scale_up_percent: int) -> Policy:
+    """The same at another upper threshold. The lower one keeps its distance where the upper one comes near."""
+    return replace(policy(), mode=mode, scale_up_percent=scale_up_percent, scale_down_percent=min(30, scale_up_percent - 10))
+
+
 def question(cold_start_seconds: float) -> Question:
     """What the operator asks when it measured this cold start."""
     scaling = ScalingSpec(forecast=ForecastSpec(horizon_seconds=SHORTEST_HORIZON_SECONDS))
@@ -64,8 +69,7 @@ def question(cold_start_seconds: float) -> Question:
 def predictive(care: float, load: Load, forecasts: Forecasts) -> Decider:
     """Mode Predictive with the care-th of SETTINGS."""
     percent, quantile = SETTINGS[round(care) - 1]
-    asked = replace(policy(), mode="Predictive", scale_up_percent=percent, scale_down_percent=min(30, percent - 10))
-    return Decider(asked, load.capacity, forecasts.at(quantile), lead_seconds=forecasts.question.whole_lead_seconds)
+    return Decider(swept("Predictive", percent), load.capacity, forecasts.at(quantile), lead_seconds=forecasts.question.whole_lead_seconds)
 
 
 def faulty(factor: float | None, load: Load, forecasts: Forecasts) -> Decider:
@@ -83,9 +87,8 @@ def faulty(factor: float | None, load: Load, forecasts: Forecasts) -> Decider:
 
 
 def reactive(scale_up_percent: float, load: Load) -> Decider:
-    """Mode Reactive: the last value with the 80/30 rule. The lower threshold keeps its distance where the upper one comes near."""
-    up = round(scale_up_percent)
-    return Decider(replace(policy(), mode="Reactive", scale_up_percent=up, scale_down_percent=min(30, up - 10)), load.capacity)
+    """Mode Reactive: the last value with the 80/30 rule."""
+    return Decider(swept("Reactive", round(scale_up_percent)), load.capacity)
 
 
 class Forecasts:

@@ -13,8 +13,8 @@ COLD_START_SECONDS = 180.0
 OTHER_COLD_STARTS = (60.0, 600.0)
 OTHER_COLD_STARTS_ON = ("servegen_m-mid_1min", "servegen_m-mid_c36_1min", "worldcup98_may")
 OTHER_COLD_STARTS_MINUTES = 2880
-OTHER_COLD_STARTS_WITHOUT = ("dynamo-prophet",)
 """Each cold start is another horizon, and so another walk over each trace: three traces, the first two days of the test part."""
+OTHER_COLD_STARTS_WITHOUT = ("dynamo-prophet",)
 
 ONLY_ON: dict[str, tuple[str, ...]] = {
     # Prophet is fitted anew for each of 1,920 intervals (about five minutes a trace); ARIMA is updated with each (about 40 s a trace).

@@ -107,7 +107,7 @@ def _load(folder: Path, mode: str) -> None:
     from deepseek_serving.settings import Quantization
 
     torch.set_num_threads(1)
-    before = _private_bytes("RssAnon", "RssFile")
+    before = _resident_bytes("RssAnon", "RssFile")
     if mode == "auto":
         model: Any = AutoModelForImageTextToText.from_pretrained(folder)
     else:
@@ -120,7 +120,7 @@ def _load(folder: Path, mode: str) -> None:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     for weights in loaded.model.parameters():  # mapped from their file, they take memory from the first picture on
         weights.float().sum()
-    print(bytes_held(loaded, [decoder]), _private_bytes("RssAnon", "RssFile") - before)
+    print(bytes_held(loaded, [decoder]), _resident_bytes("RssAnon", "RssFile") - before)
 
 
 def _model() -> Any:
@@ -214,7 +214,7 @@ def _turns(variants: dict[str, Callable[[], None]], rounds: int, repeats: int) -
     return measured[1:]
 
 
-def _private_bytes(*kinds: str) -> int:
+def _resident_bytes(*kinds: str) -> int:
     """This process' resident bytes of these kinds; without one, its own alone."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return sum(int(fields[kind].split()[0]) for kind in kinds or ("RssAnon",)) * 1024
@@ -234,13 +234,13 @@ def _memory(kind: str) -> None:
     if kind != "bf16":
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
-    before = _private_bytes()
+    before = _resident_bytes()
     loaded, decoder, _ = _decoders(_model(), kind, slots=1)
     with torch.inference_mode():
         decoder.run(0, loaded.embed(torch.zeros(1, 1, dtype=torch.long)), [KNOWN], [1])
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    print(bytes_held(loaded, [decoder]), _private_bytes() - before)
+    print(bytes_held(loaded, [decoder]), _resident_bytes() - before)
 
 
 if __name__ == "__main__":

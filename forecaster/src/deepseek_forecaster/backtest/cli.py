@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from deepseek_forecaster.models import OPTIONAL, TRAINABLE, UNTRAINED
+from deepseek_forecaster.models import ALL
 from deepseek_forecaster.trace import Trace, TraceError, read_trace
 
 from .blocks import TooShortError, cut
@@ -61,11 +61,9 @@ def _trace(given: argparse.Namespace) -> Trace:
 def experts(text: str) -> tuple[str, ...]:
     """Names of experts with commas between them; ArgumentTypeError says which there are."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    wrong = [name for name in names if name not in UNTRAINED + TRAINABLE + OPTIONAL]
+    wrong = [name for name in names if name not in ALL]
     if wrong or not names:
-        raise argparse.ArgumentTypeError(
-            f"must be names out of {', '.join(UNTRAINED + TRAINABLE + OPTIONAL)} with commas between; was {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f"must be names out of {', '.join(ALL)} with commas between; was {text!r}")
     return names
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deepseek_forecaster.models import OPTIONAL, TRAINABLE, UNTRAINED, new_expert
+from deepseek_forecaster.models import ALL, TRAINABLE, UNTRAINED, new_expert
 from deepseek_forecaster.models.expert import PEAK_QUANTILES, Bools, Expert, Floats, History, Ints, outlook_of
 from deepseek_forecaster.types import Forecast
 from deepseek_forecaster.walk import Fitting, fit_anew, walk
@@ -98,7 +98,7 @@ def play(
     forecasts = ensemble(blocks, experts, fits, progress, refit_seconds)
     walked = time.process_time() - started
     fitting_seconds = sum(sum(seconds) for seconds in fits.seconds.values())
-    names = [*UNTRAINED, *TRAINABLE] if experts is None else [name for name in UNTRAINED + TRAINABLE + OPTIONAL if name in experts]
+    names = [*UNTRAINED, *TRAINABLE] if experts is None else [name for name in ALL if name in experts]
     said, predict_seconds = {}, {}
     for name in names:
         path, seconds = speak_alone(blocks, name, fits)

@@ -17,6 +17,9 @@ TRAINABLE = ("arima", "boosting", "lstm")
 OPTIONAL = ("ucm",)
 """Fitted experts that speak only where they are named: what they add does not pay for their time (docs/forecasting.md)."""
 
+ALL = UNTRAINED + TRAINABLE + OPTIONAL
+"""Every expert there is."""
+
 
 def new_expert(name: str) -> Expert:
     """An unfitted expert by its name; ValueError names the allowed ones. Their libraries are imported only here, when first needed."""
@@ -46,4 +49,4 @@ def new_expert(name: str) -> Expert:
         from .ucm import Ucm
 
         return Ucm()
-    raise ValueError(f"expert must be one of {', '.join(UNTRAINED + TRAINABLE + OPTIONAL)}, was {name!r}")
+    raise ValueError(f"expert must be one of {', '.join(ALL)}, was {name!r}")

@@ -68,10 +68,7 @@ class Arima:
         rest = self._rest(history, start, int(origins.max()) + 1)
         if not np.isfinite(rest).any():
             return np.full((len(origins), steps), np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            filtered = self._model(rest).filter(self.parameters, return_ssm=True)
-        path = paths(filtered, origins - start, steps)
+        path = paths(self._model(rest), self.parameters, origins - start, steps)
         if len(self.waves):
             ahead = origins[:, None] + np.arange(1, steps + 1)[None, :]
             path += (self._columns(history, ahead.ravel()) @ self.waves).reshape(path.shape)

@@ -65,10 +65,7 @@ class Ucm:
         logs = np.log(history.values[start : int(origins.max()) + 1] + self.floor)
         if not np.isfinite(logs).any():
             return np.full((len(origins), steps), np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            filtered = self._model(logs).filter(self.parameters, return_ssm=True)
-        path = paths(filtered, origins - start, steps)
+        path = paths(self._model(logs), self.parameters, origins - start, steps)
         return np.asarray(np.maximum(np.exp(np.clip(path, -50.0, 50.0)) - self.floor, 0.0))
 
     def state(self) -> State:
