@@ -62,7 +62,7 @@ def _say(folder: Path, kind: str, drawn: list[Any]) -> dict[str, Any]:
     import torch
 
     from deepseek_serving.engine import Generation, Message, Picture
-    from deepseek_serving.engines.prompts import read_prompt
+    from deepseek_serving.engines.prompts import PromptReader
     from deepseek_serving.engines.store import SlotStore
     from deepseek_serving.loading import load
     from deepseek_serving.precision import make_decoders
@@ -71,11 +71,12 @@ def _say(folder: Path, kind: str, drawn: list[Any]) -> dict[str, Any]:
 
     loaded = load(ModelSettings(source=folder.as_uri(), quantization=Quantization(kind)))
     decoder = make_decoders(loaded, (Quantization(kind),), SlotStore(BATCH, loaded.context))[kind]
+    reader = PromptReader(loaded)
     right, logprobs, of_captions = 0, [], []
     for first in range(0, len(drawn), BATCH):
         part = drawn[first : first + BATCH]
         asked = [Generation("", (Message("user", (Picture(SIDE, SIDE, one.image.tobytes()), QUESTION)),), 1) for one in part]
-        prompts = [read_prompt(loaded, generation)[0] for generation in asked]
+        prompts = [reader.read(generation)[0] for generation in asked]
         captions = [[*loaded.tokenizer.encode(f" {one.caption}"), loaded.tokenizer.eos_token_id] for one in part]
         with torch.inference_mode():
             features = loaded.see({"pixel_values": torch.cat([prompt.pixels["pixel_values"] for prompt in prompts])})

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepseek_serving.engine import Generation, Message, Picture, Sampling
 from deepseek_serving.routes import CLASSES
@@ -146,6 +148,72 @@ def noise(seed: int) -> Picture:
     import random
 
     return Picture(60, 40, random.Random(seed).randbytes(60 * 40 * 3))
+
+
+@pytest.fixture(scope="module", params=["deepseek_vl", "deepseek_vl_hybrid", "janus"])
+def processor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoProcessor
+
+    folder = tmp_path_factory.mktemp(request.param)
+    MODELS[request.param](folder)
+    return AutoProcessor.from_pretrained(folder)
+
+
+@given(
+    seen=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90), st.binary(min_size=1, max_size=64)), min_size=1, max_size=3),
+    texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=12), min_size=4, max_size=4),
+)
+@settings(max_examples=40, deadline=None)
+def test_pictures_and_texts_are_read_as_the_whole_processor_reads_them(
+    processor: Any, seen: list[tuple[int, int, bytes]], texts: list[str]
+) -> None:
+    """Any 1 to 3 pictures of 1x1 to 90x90 among any texts: the same tokens and, to the bit, the same pixels."""
+    import numpy
+    import torch
+
+    from deepseek_serving.engines.looking import PictureReader
+
+    reader = PictureReader(processor)
+    assert reader.direct
+    pictures = [Picture(width, height, (grain * (3 * width * height))[: 3 * width * height]) for width, height, grain in seen]
+    text = texts[0] + "".join(IMAGE + after for _, after in zip(pictures, texts[1:], strict=False))
+    ids, pixels = reader.read(text, pictures)
+    images = [numpy.frombuffer(one.rgb, dtype=numpy.uint8).reshape(one.height, one.width, 3) for one in pictures]
+    whole = processor(text=[text], images=[images], return_tensors="pt", input_data_format="channels_last")
+    assert ids.tolist() == whole["input_ids"][0].tolist()
+    assert {*pixels} == {name for name in whole if name.endswith("pixel_values")}
+    for name, tensor in pixels.items():
+        assert torch.equal(tensor, whole[name].flatten(0, 1) if whole[name].dim() == 5 else whole[name])
+
+
+@pytest.mark.parametrize("spoiled", ["preamble", "nothing to hear", "another picture"])
+def test_a_processor_that_does_more_than_its_parts_is_called_whole(spoiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that writes words of its own before each text, one without the parts, one that alters pictures outside them: read all the same."""
+    from transformers import AutoProcessor
+
+    from deepseek_serving.engines.looking import PictureReader
+
+    janus(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    if spoiled == "preamble":
+        processor.use_default_system_prompt = True
+    elif spoiled == "nothing to hear":
+        monkeypatch.setattr(type(processor), "replace_image_token", property(), raising=True)
+        monkeypatch.setattr(type(processor), "_process_images", lambda self, images, **more: (self.image_processor(images, **more), ["x"]))
+    else:
+        own = type(processor.image_processor).preprocess
+
+        def mirrored(self: Any, images: Any, **more: Any) -> Any:
+            done = own(self, images, **more)
+            done["pixel_values"] = done["pixel_values"].flip(-1)
+            return done
+
+        monkeypatch.setattr(type(processor.image_processor), "preprocess", mirrored)
+    reader = PictureReader(processor)
+    assert not reader.direct
+    ids, pixels = reader.read(IMAGE + " a", [noise(1)])
+    assert len(ids) >= 3
+    assert pixels["pixel_values"].shape == (1, 3, 48, 48)
 
 
 async def answers(folder: Path, asked: list[Generation], quantization: str = "none") -> list[list[int]]:

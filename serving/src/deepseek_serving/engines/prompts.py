@@ -4,35 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy
+import torch
 
 from deepseek_serving.engine import EngineError, Generation, Picture, PromptSize, RequestError, context_exceeded
 from deepseek_serving.engines.batch import Prompt
+from deepseek_serving.engines.looking import PictureReader
 from deepseek_serving.loading import Loaded
 
 
-def read_prompt(loaded: Loaded, generation: Generation) -> tuple[Prompt, PromptSize]:
-    """Tokens and pixels of a request. Raises RequestError."""
-    if generation.pictures and loaded.processor is None:
-        raise RequestError("This model is served without its vision tower; it takes text only.", code="images_unsupported", param="messages")
-    text = _text(loaded, generation)
-    pixels: dict[str, Any] = {}
-    if generation.pictures:
-        assert loaded.processor is not None
-        images = [_array(picture) for picture in generation.pictures]
-        # Channels are named: for a picture 1 or 3 pixels wide they could not be guessed from the shape.
-        encoded = loaded.processor(text=[text], images=[images], return_tensors="pt", input_data_format="channels_last")
-        ids = encoded["input_ids"][0]
-        pixels = {name: _pictures_first(tensor) for name, tensor in encoded.items() if name.endswith("pixel_values")}
-    else:
-        special = not generation.messages  # a chat template writes its own special tokens
-        ids = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=special)["input_ids"][0]
-    if len(ids) >= loaded.context:
-        raise context_exceeded(len(ids), loaded.context)
-    if not len(ids):
-        raise RequestError("The prompt is empty.", param="prompt")
-    image = int((ids == loaded.image_token).sum()) if generation.pictures else 0
-    return Prompt(ids, pixels), PromptSize(len(ids), image)
+class PromptReader:
+    """Reads requests for one model."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._pictures = PictureReader(loaded.processor) if loaded.processor is not None else None
+
+    def read(self, generation: Generation) -> tuple[Prompt, PromptSize]:
+        """Tokens and pixels of a request. Raises RequestError."""
+        loaded = self._loaded
+        pictures = generation.pictures
+        if pictures and self._pictures is None:
+            message = "This model is served without its vision tower; it takes text only."
+            raise RequestError(message, code="images_unsupported", param="messages")
+        text = _text(loaded, generation)
+        if pictures and self._pictures is not None:
+            ids, pixels = self._pictures.read(text, pictures)
+        else:
+            special = not generation.messages  # a chat template writes its own special tokens
+            ids, pixels = torch.tensor(loaded.tokenizer(text, add_special_tokens=special)["input_ids"], dtype=torch.long), {}
+        if len(ids) >= loaded.context:
+            raise context_exceeded(len(ids), loaded.context)
+        if not len(ids):
+            raise RequestError("The prompt is empty.", param="prompt")
+        image = int(torch.eq(ids, loaded.image_token or 0).sum()) if pictures else 0
+        return Prompt(ids, pixels), PromptSize(len(ids), image)
 
 
 def _text(loaded: Loaded, generation: Generation) -> str:
@@ -57,15 +62,6 @@ def _text(loaded: Loaded, generation: Generation) -> str:
         turns = [{**turn, "content": "".join(part["text"] for part in turn["content"])} for turn in turns]
     text: str = template.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return text
-
-
-def _array(picture: Picture) -> numpy.ndarray[Any, Any]:
-    return numpy.frombuffer(bytearray(picture.rgb), dtype=numpy.uint8).reshape(picture.height, picture.width, 3)
-
-
-def _pictures_first(tensor: Any) -> Any:
-    """[1, pictures, 3, height, width] (some processors keep the request's own dimension) → [pictures, 3, height, width]."""
-    return tensor.flatten(0, 1) if tensor.dim() == 5 else tensor
 
 
 class Detokenizer:

@@ -31,7 +31,7 @@ from deepseek_serving.engine import (
 from deepseek_serving.engines.batch import Batch, Row
 from deepseek_serving.engines.choosing import Choice, Taste
 from deepseek_serving.engines.decoders import Decoder
-from deepseek_serving.engines.prompts import Detokenizer, Words, loaded_or_closed, read_prompt
+from deepseek_serving.engines.prompts import Detokenizer, PromptReader, Words, loaded_or_closed
 from deepseek_serving.engines.store import SlotStore
 from deepseek_serving.loading import Loaded, load
 from deepseek_serving.precision import bytes_held, make_decoders
@@ -175,6 +175,7 @@ class TransformersEngine:
         store = SlotStore(self._settings.serving.slots, loaded.context)
         self._decoders = make_decoders(loaded, kinds, store, threads=self._settings.serving.torch_threads)
         quantized = time.monotonic()
+        self._reader = PromptReader(loaded)
         self._words = Words(loaded.tokenizer)
         self._vocabulary = int(loaded.text_config["vocab_size"])
         settings = loaded.model.generation_config
@@ -195,7 +196,7 @@ class TransformersEngine:
         if loaded.processor is not None:
             generation = Generation("warm-up", (Message("user", (Picture(48, 48, bytes([128]) * (48 * 48 * 3)), "warm up")),), max_tokens=2)
         for name, decoder in self._decoders.items():
-            prompt, _ = read_prompt(loaded, generation)
+            prompt, _ = self._reader.read(generation)
             self._batch.decoder = decoder
             self._batch.enter([Row(prompt, Taste())])
             while not self._batch.writing:
@@ -208,7 +209,7 @@ class TransformersEngine:
     def _prepare(self, generation: Generation) -> _Job:
         """Tokens, pixels and one answer for each of `n`. Raises RequestError."""
         loaded = loaded_or_closed(self._loaded)
-        prompt, size = read_prompt(loaded, generation)
+        prompt, size = self._reader.read(generation)
         most = min(generation.max_tokens, loaded.context - size.tokens)
         job = _Job(generation.request_id)
         for index in range(generation.n):
