@@ -196,6 +196,10 @@ class LocalCluster(Cluster):
         """The process id of a Ray pod's command, what would be PID 1 of its container. ``FileNotFoundError``: it does not run."""
         return int((self.directory / "pods" / f"{name}.pid").read_text())
 
+    def pod_ports(self, name: str) -> dict[int, int]:
+        """Where on 127.0.0.1 the ports are that a Ray pod's container declares. ``FileNotFoundError``: it does not run."""
+        return {int(port): int(local) for port, local in json.loads((self.directory / "pods" / f"{name}.ports").read_text()).items()}
+
     def pod_log(self, name: str, lines: int = 50) -> str:
         """The last lines a Ray pod's container wrote; the log stays when the pod has gone."""
         return tail(self.directory / "pods" / f"{name}.log", lines)

@@ -40,6 +40,14 @@ def test_a_service_has_four_names_and_maps_its_port_by_name(host: str) -> None:
     assert (found.pod, found.container_port, found.local_port) == ("a", 8000, 20_009)
 
 
+def test_a_pod_without_a_port_of_that_name_is_no_endpoint() -> None:
+    """Two of three pods have the port `direct`: requests to it never reach the third."""
+    direct = {"name": "c", "ports": [{"name": "direct", "containerPort": 8100}]}
+    pods = [FakePod("a", "10.77.0.1", container=direct), FakePod("head", "10.77.0.2"), FakePod("b", "10.77.0.3", container=direct)]
+    found = directory(*pods, ports=[{"port": 80, "targetPort": "direct"}])
+    assert {found.resolve("chat", 80).pod for _ in range(6)} == {"a", "b"}
+
+
 def test_ready_pods_take_turns_and_others_get_nothing() -> None:
     """Not ready, not running, terminating, another namespace, other labels."""
     pods = [

@@ -44,6 +44,16 @@ def test_a_port_of_an_unusual_number_is_known_by_its_name() -> None:
     assert Wiring(20_000, CONTAINER).local_port(8123) == Wiring(20_000, CONTAINER).local_port(8000) == 20_009
 
 
+def test_a_port_of_the_users_own_has_a_place_and_the_container_is_told_where() -> None:
+    """8100 and 8101 take the places 20 and 21; LOCAL_PORT_8100 says so; what is not declared is itself."""
+    ports = [*CONTAINER["ports"], {"name": "direct", "containerPort": 8100}, {"containerPort": 8101}]
+    wiring = Wiring(20_000, {"name": "ray", "ports": ports})
+    assert wiring.declared == {8080: 20_005, 8123: 20_009, 8100: 20_020, 8101: 20_021}
+    assert wiring.environment()["LOCAL_PORT_8100"] == "20020"
+    assert wiring.rewrite("wget http://localhost:8100/healthz", head_port) == "wget http://localhost:20020/healthz"
+    assert wiring.local_port(8102) == 8102
+
+
 @given(base=st.integers(200, 300).map(lambda block: block * 100))
 def test_no_two_ports_of_a_pod_share_a_place_and_all_lie_in_its_block(base: int) -> None:
     """Whatever the block."""

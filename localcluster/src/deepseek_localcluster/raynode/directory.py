@@ -8,7 +8,7 @@ from itertools import count
 from typing import Protocol
 
 from deepseek_localcluster.raynode.kubernetes import Object
-from deepseek_localcluster.raynode.wiring import Wiring, container_port
+from deepseek_localcluster.raynode.wiring import Wiring, container_port, has_port
 
 
 class Reachable(Protocol):
@@ -67,11 +67,11 @@ class Directory:
         if service is None:
             raise Unreachable(f"no Service or pod called {host or '(empty)'}")
         spec = service["spec"]
-        candidates = [pod for pod in self._pods if self._serves(pod, namespace, spec)]
-        if not candidates:
-            raise Unreachable(f"Service {namespace}/{name} has no ready pod")
-        pod = candidates[next(self._turn) % len(candidates)]
         target = next((each.get("targetPort", port) for each in spec.get("ports") or [] if each["port"] == port), port)
+        candidates = [pod for pod in self._pods if self._serves(pod, namespace, spec) and has_port(pod.container, target)]
+        if not candidates:
+            raise Unreachable(f"Service {namespace}/{name} has no ready pod with port {target}")
+        pod = candidates[next(self._turn) % len(candidates)]
         return self._at(pod, container_port(pod.container, target))
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import shutil
 import time
@@ -34,7 +35,7 @@ class Machine:
     api: Api
     web: aiohttp.ClientSession
     logs: Path
-    """Container logs, one ``<pod>.log`` each, and the process id of each container's command in ``<pod>.pid``."""
+    """Of each pod: its log in ``<pod>.log``, the process id of its command in ``<pod>.pid``, its ports on 127.0.0.1 in ``<pod>.ports``."""
     temporary: Path
     """A folder with a short path; each pod has one in it."""
     pythonpath: str
@@ -161,6 +162,7 @@ class Pod:
             self._command(surroundings), surroundings.env, self._folder, self._machine.logs / f"{self.name}.log"
         )
         (self._machine.logs / f"{self.name}.pid").write_text(str(run.pid))
+        (self._machine.logs / f"{self.name}.ports").write_text(json.dumps(self.wiring.declared))
         log.info("pod %s runs as process %d with ports from %d", self.name, run.pid, self.wiring.base)
         self.status.waiting, self.status.exit_code, self.status.running_since = None, None, timestamp()
         await self._report("Running")
@@ -204,7 +206,8 @@ class Pod:
 
     async def _delete(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        (self._machine.logs / f"{self.name}.pid").unlink(missing_ok=True)
+        for ending in ("pid", "ports"):
+            (self._machine.logs / f"{self.name}.{ending}").unlink(missing_ok=True)
         body: Object = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
         status, answer = await self._machine.api.request("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{self.name}", body)
         if status not in (200, 202, 404, 409):  # 404 and 409: it is gone already, or another has its name
@@ -222,7 +225,7 @@ class Pod:
 
     async def _surroundings(self) -> probes.Surroundings:
         self._folder.mkdir(parents=True, exist_ok=True)
-        start = environment.base(self.name, self._folder, self._machine.pythonpath, self._machine.logs / "bin")
+        start = environment.base(self.name, self._folder, self._machine.pythonpath, self._machine.logs / "bin") | self.wiring.environment()
         values = await environment.resolve(self.obj, self.container, self.ip, start, self._fetch)
         values = {name: value if name == "PATH" else self._rewrite(value) for name, value in values.items()}
         values |= self.wiring.ray_environment(self._folder)

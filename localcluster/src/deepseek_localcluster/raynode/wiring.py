@@ -1,8 +1,8 @@
 """How a pod's ports, names and commands must read when all pods share 127.0.0.1.
 
-Every pod owns a block of 100 ports. A port a Ray container declares has a fixed place in the block; the flags of ``ray start`` are
-appended so that Ray binds those (the last of two equal options wins), and host names and localhost ports in arguments, environment and
-probes are rewritten to them. Nothing else of what KubeRay wrote is touched.
+Every pod owns a block of 100 ports. Each port a Ray container declares has a place in the block, Ray's own a fixed one; the flags of
+``ray start`` are appended so that Ray binds those (the last of two equal options wins), and host names and localhost ports in arguments,
+environment and probes are rewritten to them. Nothing else of what KubeRay wrote is touched.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from deepseek_localcluster.raynode.kubernetes import Object
 GCS, DASHBOARD, CLIENT, AGENT, AGENT_GRPC, METRICS, RUNTIME_ENV, NODE_MANAGER, OBJECT_MANAGER, HTTP, GRPC, AUTOSCALER, DASHBOARD_METRICS = (
     range(13)
 )
+FIRST_OWN, LAST_OWN = 20, 39
 FIRST_WORKER, LAST_WORKER = 40, 99
 
 # Ray's default ports, and their places in a block.
@@ -45,14 +46,28 @@ class Wiring:
         """``base``: first port of the pod's block. ``container``: the Ray container of the pod's spec."""
         self.base = base
         self._places = dict(PLACES)
+        own = iter(range(FIRST_OWN, LAST_OWN + 1))
         for port in container.get("ports") or []:
+            number = int(port["containerPort"])
             if port.get("name") in NAMED_PLACES:
-                self._places[int(port["containerPort"])] = NAMED_PLACES[port["name"]]
+                self._places[number] = NAMED_PLACES[port["name"]]
+            elif number not in self._places:
+                self._places[number] = next(own)
+        self._declared = [int(port["containerPort"]) for port in container.get("ports") or []]
 
     def local_port(self, container_port: int) -> int:
         """Where on 127.0.0.1 the pod's ``container_port`` is; a port without a place is itself."""
         place = self._places.get(container_port)
         return container_port if place is None else self.base + place
+
+    @property
+    def declared(self) -> dict[int, int]:
+        """Where each port is that the container declares, by its number there."""
+        return {port: self.local_port(port) for port in self._declared}
+
+    def environment(self) -> dict[str, str]:
+        """``LOCAL_PORT_<number>`` for each declared port: what listens in the pod by itself can be told by ``$(LOCAL_PORT_8100)``."""
+        return {f"LOCAL_PORT_{port}": str(local) for port, local in self.declared.items()}
 
     def rewrite(self, text: str, head_port: HeadPort) -> str:
         """Head Services' names and localhost ports, as they must read here."""
@@ -118,3 +133,8 @@ def container_port(container: Object, port: int | str) -> int:
     if port not in named:
         raise LookupError(f"container {container['name']} has no port called {port!r}; it has {', '.join(map(str, named)) or 'none'}")
     return named[port]
+
+
+def has_port(container: Object, port: int | str) -> bool:
+    """Whether a Service's ``targetPort`` leads anywhere in this container: a number always does, a name only where a port is called so."""
+    return isinstance(port, int) or port.isdigit() or port in {each.get("name") for each in container.get("ports") or []}
