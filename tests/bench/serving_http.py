@@ -57,7 +57,7 @@ SECONDS = 15.0
 def measure_load() -> dict[str, Any]:
     """Each figure once with the short queue; overload also with the defaults."""
     figures: dict[str, Any] = {"overload": {}, "busy": [os.getloadavg()[0]]}
-    for name, limits in (("8 running, 8 waiting", SHORT_QUEUE), ("32 running, 64 waiting (default)", LONG_QUEUE)):
+    for name, limits in (("8 running, 8 waiting", SHORT_QUEUE), ("9 running, 9 waiting, 72 for a moment (default)", LONG_QUEUE)):
         with run_attacked({**ECHO, "serving": limits}) as server:
             at = {}
             for factor in (0.8, 2.0, 5.0):

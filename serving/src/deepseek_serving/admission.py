@@ -3,6 +3,9 @@
 Those who wait go in by priority; among equals the client whose answers have cost least so far goes first (start-time fair queueing,
 Goyal, Vin and Cheng 1996, with tokens as the cost), and a client's own requests keep their order. A negative priority means batch work:
 it may hold only a part of the turns, and it is what a full queue gives up first.
+
+A queue that has stood for a while only makes everybody late: it empties no faster than a short one. So it may be long for a moment, and
+short while it stands (the idea of Nichols and Jacobson's CoDel, 2012, in requests instead of waits: what is ahead is known on arrival).
 """
 
 from __future__ import annotations
@@ -22,6 +25,15 @@ _SMOOTHING = 0.2
 
 _KNOWN_AFTER = 8
 """Answers after which the mean service time is trusted to refuse those who would wait too long anyway."""
+
+_MOMENT_SECONDS = 0.1
+"""How long a queue may be long before anything is known of the answers' time; later a `_MOMENT_SHARE` of that, if it is more.
+
+An answer takes s seconds and n are answered at once; then at f times the capacity (f − 1) × n / s × s / 4 come too many in a quarter of s:
+n of them at f = 5. So up to five times the capacity fills a short queue of n before the moment is over, and never a long one.
+"""
+
+_MOMENT_SHARE = 0.25
 
 _CLIENTS_KEPT = 1024
 """Idle clients whose cost is remembered; a forgotten one starts level with those who are being served."""
@@ -87,13 +99,23 @@ class Admission:
     """A bounded queue in front of a bounded number of running requests.
 
     `ongoing` requests hold a turn at once, at most `batch_share` of them (one at least) batch work; `queued` more wait up to
-    `timeout_seconds` each.
+    `timeout_seconds` each, but only `standing` of them once the queue has not been empty for a moment (None: as many).
     """
 
-    def __init__(self, *, ongoing: int, queued: int, timeout_seconds: float, batch_share: float = 0.5, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        ongoing: int,
+        queued: int,
+        timeout_seconds: float,
+        standing: int | None = None,
+        batch_share: float = 0.5,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._ongoing = ongoing
         self._most_batch = max(1, math.floor(ongoing * batch_share))
         self._queued = queued
+        self._standing = queued if standing is None else standing
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._queue: dict[int, dict[str, deque[_Waiter]]] = {}
@@ -104,6 +126,7 @@ class Admission:
         self._mean_cost = 1.0
         self._answers = 0
         self._running_batch = 0
+        self._waiting_since = 0.0
         self._closed = False
         self.running = 0
         self.waiting = 0
@@ -160,6 +183,8 @@ class Admission:
         self._make_room(claim, patience)
         waiter = _Waiter(claim, asyncio.get_running_loop().create_future())
         self._queue.setdefault(claim.priority, {}).setdefault(claim.client, deque()).append(waiter)
+        if not self.waiting:
+            self._waiting_since = self._clock()
         self.waiting += 1
         try:
             async with asyncio.timeout(patience):
@@ -182,7 +207,7 @@ class Admission:
         if self._answers >= _KNOWN_AFTER and self._seconds_for(ahead) > patience:
             message = f"{ahead} requests wait already, about {self._seconds_for(ahead):.0f} s; at most {patience:g} s are allowed."
             raise QueueFullError(message, self.retry_after_seconds())
-        if self.waiting < self._queued:
+        if self.waiting < self._places():
             return
         victim = self._victim(claim)
         if victim is None:
@@ -190,6 +215,13 @@ class Admission:
             raise QueueFullError(message, self.retry_after_seconds())
         self._remove(victim)
         victim.turn.set_exception(ShedError("A full queue gave this request's place to another one.", self.retry_after_seconds()))
+
+    def _places(self) -> int:
+        """How many may wait now."""
+        known = self._answers >= _KNOWN_AFTER
+        moment = max(_MOMENT_SECONDS, _MOMENT_SHARE * self._mean_service_seconds if known else 0.0)
+        stands = self.waiting and self._clock() - self._waiting_since >= moment
+        return self._standing if stands else self._queued
 
     def _victim(self, claim: Claim) -> _Waiter | None:
         """The newest request of the client with most places (turns included) at the lowest priority, if it should make room for the claim."""

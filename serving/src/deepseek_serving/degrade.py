@@ -15,11 +15,11 @@ LEAST_SECONDS = 5.0
 
 
 class Degrade:
-    """Begins when `at_queue_percent` of the queue is full, ends when less than half of that was waiting for `LEAST_SECONDS`."""
+    """Begins when `at_queue_percent` of the queue's `standing` places are in use, ends `LEAST_SECONDS` after half of that were."""
 
-    def __init__(self, settings: DegradeSettings, queued: int, *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, settings: DegradeSettings, standing: int, *, clock: Clock = time.monotonic) -> None:
         self._settings = settings
-        self._at = max(1.0, settings.at_queue_percent / 100 * queued)
+        self._at = max(1.0, settings.at_queue_percent / 100 * standing)
         self._clock = clock
         self._crowded_at = -LEAST_SECONDS
         self.active = False

@@ -59,14 +59,15 @@ class Service:
         self._born_at = time.monotonic() if born_at is None else born_at
         limits = settings.serving
         self.admission = Admission(
-            ongoing=limits.max_ongoing_requests,
-            queued=limits.max_queued_requests,
+            ongoing=limits.ongoing,
+            queued=limits.queued,
+            standing=limits.standing,
             timeout_seconds=limits.request_timeout_seconds,
             batch_share=limits.batch_share_percent / 100,
         )
         self.gate = Gate(Path(settings.access.keys_folder) if settings.access.keys_folder else None)
         self.pictures = Pictures(settings)
-        self.degrade = Degrade(settings.degrade, limits.max_queued_requests)
+        self.degrade = Degrade(settings.degrade, limits.standing)
         self._pacer = Pacer(limits.max_tokens_per_second)
         self._meter = Meter(sink)
         self._engine: Engine | None = None

@@ -95,8 +95,15 @@ class ModelSettings(_Section):
 class LimitSettings(_Section):
     """How much one replica takes on. Counts are requests, rates are tokens per second, durations are seconds."""
 
-    max_ongoing_requests: int = Field(default=32, ge=1, le=4096, description="requests answered at the same time by one replica")
-    max_queued_requests: int = Field(default=64, ge=0, le=65536, description="requests waiting in one replica; beyond them: 429")
+    max_ongoing_requests: int | None = Field(
+        default=None, ge=1, le=4096, description="requests answered at the same time by one replica; absent: `slots`, and one in eight more"
+    )
+    max_queued_requests: int | None = Field(
+        default=None,
+        ge=0,
+        le=65536,
+        description="requests waiting in one replica, beyond them 429; absent: as many as are answered, for a moment eight times as many",
+    )
     max_output_tokens: int = Field(default=512, ge=1, le=131072, description="most tokens of one answer; also the default of max_tokens")
     max_tokens_per_second: int | None = Field(
         default=None, ge=1, le=1_000_000, description="pace of one replica, all its answers together; absent: unpaced"
@@ -105,7 +112,7 @@ class LimitSettings(_Section):
     batch_share_percent: int = Field(
         default=50, ge=1, le=100, description="most of the requests answered at once that may be batch work (a negative priority)"
     )
-    slots: int = Field(default=8, ge=1, le=256, description="requests decoded together in one batch step of the transformers engine")
+    slots: int = Field(default=8, ge=1, le=256, description="requests that the engine decodes together, in one batch step")
     direct_port: int = Field(
         default=0, ge=0, le=65535, description="port of each replica's own HTTP server, which passes Ray Serve's proxies by; 0: none"
     )
@@ -120,11 +127,26 @@ class LimitSettings(_Section):
     )
     torch_threads: int = Field(default=1, ge=1, le=256, description="threads of one replica's arithmetic")
 
+    @property
+    def ongoing(self) -> int:
+        """Requests answered at once. More than are decoded together, so that the next is prepared when a slot falls free."""
+        return self.max_ongoing_requests or self.slots + max(1, self.slots // 8)
+
+    @property
+    def standing(self) -> int:
+        """Places in a queue that does not empty. As many as are answered at once: a wait of about one answer's time."""
+        return self.ongoing if self.max_queued_requests is None else self.max_queued_requests
+
+    @property
+    def queued(self) -> int:
+        """Places in a queue that was empty a moment ago."""
+        return 8 * self.ongoing if self.max_queued_requests is None else self.max_queued_requests
+
 
 class DegradeSettings(_Section):
     """What a replica gives up while its queue is long. Nothing unless asked for; answers say so in the header `x-degraded`."""
 
-    at_queue_percent: int = Field(default=50, ge=1, le=100, description="share of maxQueuedRequests waiting at which it begins")
+    at_queue_percent: int = Field(default=50, ge=1, le=100, description="share of the standing places in use at which it begins")
     max_output_tokens: int | None = Field(default=None, ge=1, le=131072, description="most tokens of an answer that begins meanwhile")
     quantization: Quantization | None = Field(
         default=None, description="the decoder's precision meanwhile, held in memory beside the usual one; coarser than model.quantization"
@@ -145,8 +167,8 @@ class AccessSettings(_Section):
 class ServingSettings(_Section):
     """Everything a replica is told.
 
-    >>> ServingSettings.from_args({"model": {"engine": "echo"}, "modelName": "chat"}).serving.max_ongoing_requests
-    32
+    >>> ServingSettings.from_args({"model": {"engine": "echo"}, "modelName": "chat"}).serving.slots
+    8
     """
 
     model: ModelSettings
@@ -178,6 +200,6 @@ class ServingSettings(_Section):
         limits = self.serving
         return {
             "name": DEPLOYMENT_NAME,
-            "max_ongoing_requests": limits.max_ongoing_requests + limits.max_queued_requests + _STARTING_SLACK,
-            "max_queued_requests": max(limits.max_queued_requests, _STARTING_SLACK),
+            "max_ongoing_requests": limits.ongoing + limits.queued + _STARTING_SLACK,
+            "max_queued_requests": max(limits.queued, _STARTING_SLACK),
         }

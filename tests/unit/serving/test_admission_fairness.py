@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 from collections import Counter
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from virtual_time import VirtualTimeLoop
 
 from deepseek_serving.admission import Admission, AdmissionError, Claim
 from deepseek_serving.pacing import Pacer
@@ -18,28 +17,6 @@ from deepseek_serving.pacing import Pacer
 HEAVY = "heavy"
 TOKENS, TOKENS_PER_SECOND = 8, 400
 """400 ÷ 8 = 50 requests per second."""
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Where it would wait it moves its clock instead."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        super().__init__(_NeverWaits(self))
-
-    def time(self) -> float:
-        return self.now
-
-
-class _NeverWaits(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "all tasks wait for one another"
-        self._loop.now += max(0.0, timeout)
-        return super().select(0)
 
 
 def play(arrivals: list[tuple[float, str]], *, ongoing: int = 8, queued: int = 8) -> dict[str, float]:

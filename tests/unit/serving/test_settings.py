@@ -72,9 +72,9 @@ def test_wrong_settings_are_refused(args: dict[str, Any]) -> None:
 
 
 def test_serve_lets_16_more_in_than_admission_takes() -> None:
-    """32 running + 64 queued + 16 that the replica refuses, and counts, itself = 112."""
+    """9 running + 72 queued for a moment + 16 that the replica refuses, and counts, itself = 97."""
     options = ServingSettings.from_args({"model": {"engine": "echo"}}).deployment_options()
-    assert options == {"name": "Engine", "max_ongoing_requests": 112, "max_queued_requests": 64}
+    assert options == {"name": "Engine", "max_ongoing_requests": 97, "max_queued_requests": 72}
 
 
 def test_a_claim_is_named_only_by_a_pvc_source() -> None:

@@ -178,7 +178,7 @@ class EnvVar(Part):
 class DegradeSpec(Part):
     """What a replica gives up while its queue is long. Nothing unless asked for; its answers say so in the header `x-degraded`."""
 
-    at_queue_percent: int = Field(default=50, ge=1, le=100, description="Share of maxQueuedRequests waiting at which it begins.")
+    at_queue_percent: int = Field(default=50, ge=1, le=100, description="Share of the queue's standing places in use at which it begins.")
     max_output_tokens: int | None = Field(default=None, ge=1, le=32_768, description="Most tokens of an answer that begins meanwhile.")
     quantization: Literal["int8", "int4"] | None = Field(
         default=None, description="Precision of the decoder meanwhile, held in memory beside model.quantization, which must be a finer one."
@@ -197,9 +197,18 @@ class ServingSpec(Part):
     ray_version: str = Field(
         default="2.60.0", description="Ray's version inside the image.", max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+.*$"
     )
-    max_ongoing_requests: int = Field(default=32, ge=1, le=1024, description="Requests one replica works on at once.")
-    max_queued_requests: int = Field(
-        default=64, ge=0, le=10_000, description="Requests one replica lets wait; beyond them it answers 429 with Retry-After."
+    slots: int = Field(
+        default=8, ge=1, le=256, description="Answers that one replica's engine writes together, step by step; each takes room for its tokens."
+    )
+    max_ongoing_requests: int | None = Field(
+        default=None, ge=1, le=1024, description="Requests one replica works on at once. `slots`, and one in eight more, when absent."
+    )
+    max_queued_requests: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Requests one replica lets wait; beyond them it answers 429 with Retry-After. When absent, as many as it works on at once, "
+        "and for a moment, after the queue was empty, eight times as many.",
     )
     max_output_tokens: int = Field(default=512, ge=1, le=32_768, description="Most tokens a request may ask for.")
     max_tokens_per_second: int | None = Field(

@@ -162,6 +162,7 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
         serving=LimitSettings(
             max_ongoing_requests=limits.max_ongoing_requests,
             max_queued_requests=limits.max_queued_requests,
+            slots=limits.slots,
             max_output_tokens=limits.max_output_tokens,
             max_tokens_per_second=limits.max_tokens_per_second,
             request_timeout_seconds=limits.request_timeout_seconds,
