@@ -5,10 +5,9 @@ Imports neither torch nor transformers: Ray's controller imports this file too, 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _IMPORTED_AT = time.monotonic()
 
@@ -21,6 +20,9 @@ from fastapi import FastAPI  # noqa: E402 - after the environment is set
 from ray import serve  # noqa: E402
 
 from deepseek_serving.settings import ServingSettings  # noqa: E402
+
+if TYPE_CHECKING:
+    from deepseek_serving.side_door import SideDoor
 
 
 class EngineReplica:
@@ -36,9 +38,10 @@ class EngineReplica:
         await self._service.start()
         self._door: SideDoor | None = None
         if settings.serving.direct_port:
+            from deepseek_serving import side_door
             from deepseek_serving.api import make_api
 
-            self._door = SideDoor(make_api(self._service), settings.serving.direct_port)
+            self._door = side_door.SideDoor(make_api(self._service), settings.serving.direct_port)
             self._door.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -58,28 +61,6 @@ class EngineReplica:
                 service.ready = False  # /readyz says so from now on, and whoever probes it stops sending
                 await door.close(service.settings.serving.direct_linger_seconds)
             await service.stop()
-
-
-class SideDoor:
-    """A replica's own HTTP server beside Ray Serve's proxies, on a port that all replicas of a pod share."""
-
-    def __init__(self, app: FastAPI, port: int) -> None:
-        self._app = app
-        self._port = port
-
-    def open(self) -> None:
-        """Listen from now on; on the event loop that calls it. Raises OSError when the port is somebody else's."""
-        from deepseek_serving.listening import make_server, shared_socket
-
-        listening = shared_socket("0.0.0.0", self._port)  # noqa: S104 - inside the pod's own network
-        self._server = make_server(self._app, lifespan="off")
-        self._serving = asyncio.create_task(self._server.serve([listening]), name="side door")
-
-    async def close(self, linger_seconds: float) -> None:
-        """Go on for `linger_seconds`, then take no more connections, and return when every answer has ended."""
-        await asyncio.sleep(linger_seconds)
-        self._server.should_exit = True
-        await self._serving
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import aiohttp
@@ -13,7 +14,7 @@ from fakes import Answer, deployment, http_server
 
 from deepseek_operator.api.v1alpha1 import DeepSeekDeployment
 from deepseek_operator.core.plan import ServeView
-from deepseek_operator.edge import telemetry
+from deepseek_operator.edge import direct_port, telemetry
 from deepseek_operator.edge.rayserve import RayServe, RayServeError, serve_view
 from deepseek_operator.edge.rayservice import (
     CompileOptions,
@@ -26,6 +27,8 @@ from deepseek_operator.edge.rayservice import (
     replace_spec,
 )
 from deepseek_operator.fleet import Seen
+from deepseek_serving.settings import LimitSettings
+from deepseek_serving.side_door import LATE_SECONDS, OLDEST_SECONDS
 
 # ----------------------------------------------------------------------------------------------------------------- watches
 
@@ -282,16 +285,54 @@ def test_keys_are_mounted_in_the_workers_and_what_may_be_given_up_reaches_the_re
     assert args["degrade"] == {"atQueuePercent": 50, "maxOutputTokens": 64, "quantization": "int4"}
 
 
-def test_the_replicas_own_port_is_declared_by_the_workers_alone() -> None:
-    """directPort 8100 → a port of that number in the workers, and in what the replicas are told; absent: neither."""
+def containers_of(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The Ray container of the workers and of the head."""
+    config = spec["rayClusterConfig"]
+    return tuple(group["template"]["spec"]["containers"][0] for group in (config["workerGroupSpecs"][0], config["headGroupSpec"]))
+
+
+def test_the_replicas_own_port_is_in_the_service_and_leads_to_workers_alone() -> None:
+    """directPort 8100 → chat-serve-svc:8100 → the port `direct`, which only workers have; absent: nothing of it."""
     for port in (8100, None):
         spec = compiled(serving={"directPort": port} if port else {})["spec"]
-        worker, head = (
-            {each["name"]: each["containerPort"] for each in template["template"]["spec"]["containers"][0]["ports"]}
-            for template in (spec["rayClusterConfig"]["workerGroupSpecs"][0], spec["rayClusterConfig"]["headGroupSpec"])
-        )
+        worker, head = ({each["name"]: each["containerPort"] for each in container["ports"]} for container in containers_of(spec))
         assert (worker.get("direct"), head.get("direct"), worker["serve"]) == (port, None, 8000)
+        assert (worker.get("serve-direct"), head.get("serve-direct")) == (None, port)
+        ports = [{"name": "serve-direct", "port": 8100, "targetPort": "direct"}]
+        assert spec.get("serveService") == ({"spec": {"ports": ports}} if port else None)
         assert yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"]["serving"]["directPort"] == (port or 0)
+
+
+def test_a_worker_with_a_port_of_its_own_is_ready_only_when_that_port_answers() -> None:
+    """Raylet, Serve's proxy and port 8100 are asked every 5 s, one no is enough; without directPort KubeRay puts in its own probe."""
+    worker, head = containers_of(compiled(serving={"directPort": 8100})["spec"])
+    shell, option, command = worker["readinessProbe"]["exec"]["command"]
+    assert (shell, option) == ("bash", "-c")
+    assert re.findall(r"localhost:(\d+)/(\S+) \| grep (\w+)( &&)?", command) == [
+        ("52365", "api/local_raylet_healthz", "success", " &&"),
+        ("8000", "-/healthz", "success", " &&"),
+        ("8100", "healthz", "ok", ""),
+    ]
+    assert (worker["readinessProbe"]["periodSeconds"], worker["readinessProbe"]["failureThreshold"]) == (5, 1)
+    assert "readinessProbe" not in head
+    assert all("readinessProbe" not in container for container in containers_of(compiled()["spec"]))
+
+
+def test_a_replica_with_a_port_of_its_own_gets_twenty_seconds_more_to_go() -> None:
+    """240 s for the longest answer, + 15 s until nobody is sent there, + 5 s; Ray's drain 30 s more, the pod's grace another 30 s.
+
+    A cluster that was replaced lives 240 + 40 s: a connection is kept for 30 s.
+    """
+    for port, whole, replaced in ((8100, 260, 280), (None, 240, 240)):
+        spec = compiled(serving={"directPort": port, "gracefulShutdownSeconds": 240} if port else {"gracefulShutdownSeconds": 240})["spec"]
+        worker, _ = containers_of(spec)
+        deployment = yaml.safe_load(spec["serveConfigV2"])["applications"][0]["deployments"][0]
+        drain = next(each["value"] for each in worker["env"] if each["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
+        grace = spec["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert (deployment["graceful_shutdown_timeout_s"], int(drain), grace) == (whole, whole + 30, whole + 60)
+        assert spec["rayClusterDeletionDelaySeconds"] == replaced
+    assert LimitSettings().direct_linger_seconds + 2 * LATE_SECONDS < direct_port.LEAVING_SECONDS
+    assert OLDEST_SECONDS < direct_port.MOVING_SECONDS
 
 
 def service_of(spec: dict[str, Any]) -> dict[str, Any]:

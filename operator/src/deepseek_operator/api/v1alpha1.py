@@ -232,8 +232,8 @@ class ServingSpec(Part):
         default=None,
         ge=1024,
         le=65535,
-        description="Port of the worker pods on which replicas answer by themselves, past Ray Serve's proxies: several times as many requests "
-        "per second; select it in a Service of your own. Ray Serve's port goes on as before. None when absent.",
+        description="Port of <name>-serve-svc on which replicas answer by themselves, past Ray Serve's proxies: several times as many requests "
+        "per second, and less comfort (docs/serving.md). Ray Serve's port goes on as before. None when absent.",
     )
     remote_image_hosts: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
         default_factory=list,

@@ -19,6 +19,7 @@ import yaml
 
 from deepseek_operator.api import v1alpha1 as api
 from deepseek_operator.core.plan import ClusterView, PodView, ServiceView
+from deepseek_operator.edge import direct_port
 from deepseek_serving.settings import (
     DEPLOYMENT_NAME,
     IMPORT_PATH,
@@ -90,7 +91,7 @@ def compile_service(
     namespace: str, name: str, uid: str, spec: api.DeepSeekDeploymentSpec, nodes: int, options: CompileOptions
 ) -> dict[str, Any]:
     """The RayService for an object: `nodes` worker pods, and in `serveConfigV2` as many replicas as they hold."""
-    grace = spec.serving.graceful_shutdown_seconds
+    longest, direct = spec.serving.graceful_shutdown_seconds, spec.serving.direct_port
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "RayService",
@@ -98,8 +99,9 @@ def compile_service(
         "spec": {
             "upgradeStrategy": {"type": "NewCluster"},
             # The only time an upgrade gives the old cluster to finish what it has.
-            "rayClusterDeletionDelaySeconds": max(60, grace),
+            "rayClusterDeletionDelaySeconds": max(60, longest + direct_port.moving_seconds(direct)),
             "excludeHeadPodFromServeSvc": False,
+            **direct_port.service_part(direct),
             "serveConfigV2": _as_yaml(json.dumps(_serve_config(namespace, name, spec, nodes))),
             "rayClusterConfig": {
                 "rayVersion": spec.serving.ray_version,
@@ -160,9 +162,9 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
             }
         ),
         serving=LimitSettings(
+            slots=limits.slots,
             max_ongoing_requests=limits.max_ongoing_requests,
             max_queued_requests=limits.max_queued_requests,
-            slots=limits.slots,
             max_output_tokens=limits.max_output_tokens,
             max_tokens_per_second=limits.max_tokens_per_second,
             request_timeout_seconds=limits.request_timeout_seconds,
@@ -180,7 +182,7 @@ def _serve_config(namespace: str, name: str, spec: api.DeepSeekDeploymentSpec, n
         **settings.deployment_options(),
         "num_replicas": max(1, nodes * per_node),
         "max_replicas_per_node": per_node,
-        "graceful_shutdown_timeout_s": spec.serving.graceful_shutdown_seconds,
+        "graceful_shutdown_timeout_s": _grace_seconds(spec),
         "graceful_shutdown_wait_loop_s": 1,
         "ray_actor_options": _replica_resources(spec),
     }
@@ -200,6 +202,11 @@ def _serve_config(namespace: str, name: str, spec: api.DeepSeekDeploymentSpec, n
     }
 
 
+def _grace_seconds(spec: api.DeepSeekDeploymentSpec) -> int:
+    """What a replica gets to end its answers and go."""
+    return spec.serving.graceful_shutdown_seconds + direct_port.leaving_seconds(spec.serving.direct_port)
+
+
 def _replica_resources(spec: api.DeepSeekDeploymentSpec) -> dict[str, float]:
     """A replica's share of its node, as Ray counts it. Never no CPU at all: the head offers 0, which keeps replicas off it."""
     limits = spec.nodes.resources.limits or spec.nodes.resources.requests
@@ -214,7 +221,7 @@ def _replica_resources(spec: api.DeepSeekDeploymentSpec) -> dict[str, float]:
 
 def _pod_template(name: str, spec: api.DeepSeekDeploymentSpec, options: CompileOptions, *, head: bool) -> dict[str, Any]:
     part = spec.head if head else spec.nodes
-    drain = spec.serving.graceful_shutdown_seconds + DRAIN_SLACK_SECONDS
+    drain = _grace_seconds(spec) + DRAIN_SLACK_SECONDS
     env = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": str(max(100, round(options.ray_metrics_interval_seconds * 1000))),
@@ -236,8 +243,9 @@ def _pod_template(name: str, spec: api.DeepSeekDeploymentSpec, options: CompileO
             *([{"name": "gcs", "containerPort": 6379}, {"name": "dashboard", "containerPort": 8265}] if head else []),
             {"name": "serve", "containerPort": SERVE_PORT},
             {"name": "metrics", "containerPort": 8080},
-            *([{"name": "direct", "containerPort": spec.serving.direct_port}] if spec.serving.direct_port and not head else []),
+            *direct_port.container_ports(spec.serving.direct_port, head=head),
         ],
+        **({} if head else direct_port.readiness(spec.serving.direct_port, SERVE_PORT)),
     }
     pod: dict[str, Any] = {
         "containers": [container],

@@ -1,0 +1,70 @@
+"""What `serving.directPort` adds to a RayService: a port of the workers, a probe that asks it too, and its place in KubeRay's Service.
+
+KubeRay moves `<name>-serve-svc` to the new cluster when it replaces one, which a Service of the user's own would not do; so the port is put
+there. KubeRay (1.6) lists the head's container ports called `serve` or `serve-…` in it, and takes their definition from `spec.serveService`:
+hence a port that only the head declares, which leads to one that only the workers have. A pod without a port of that name is no endpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepseek_serving.settings import LimitSettings
+
+SERVICE_PORT_NAME = "serve-direct"
+WORKER_PORT_NAME = "direct"
+
+LEAVING_SECONDS = LimitSettings().direct_linger_seconds + 5
+"""What a replica needs on top of its longest answer: 15 s until nobody is sent there any more, 2 + 2 s for those who are late, 1 s of slack."""
+
+MOVING_SECONDS = 40
+"""What clients need to leave a Ray cluster that has been replaced, on top of their longest answer: a connection ends with the first answer
+that begins 30 s after it was made, and 10 s until no new ones are made."""
+
+_RAYLET_PORT = 52365
+_PROBE_SECONDS = 5
+
+
+def container_ports(port: int | None, *, head: bool) -> list[dict[str, Any]]:
+    """Further ports of the Ray container. `port`: the object's directPort."""
+    return [{"name": SERVICE_PORT_NAME if head else WORKER_PORT_NAME, "containerPort": port}] if port else []
+
+
+def service_part(port: int | None) -> dict[str, Any]:
+    """Further fields of the RayService's spec."""
+    if not port:
+        return {}
+    return {"serveService": {"spec": {"ports": [{"name": SERVICE_PORT_NAME, "port": port, "targetPort": WORKER_PORT_NAME}]}}}
+
+
+def leaving_seconds(port: int | None) -> int:
+    """How much longer than its longest answer a replica takes to go."""
+    return LEAVING_SECONDS if port else 0
+
+
+def moving_seconds(port: int | None) -> int:
+    """How much longer than its longest answer a Ray cluster that has been replaced must live."""
+    return MOVING_SECONDS if port else 0
+
+
+def readiness(port: int | None, serve_port: int) -> dict[str, Any]:
+    """The workers' readiness probe: KubeRay's own, and the direct port.
+
+    KubeRay's asks the raylet and the node's Serve proxy, which is content as soon as any replica of the application can be reached: a node
+    whose own replica still loads its model would be sent connections that nobody takes. The proxy's word is needed as well: it is the one
+    that says no, before the port closes, when the node's last replica is to go.
+    """
+    if not port:
+        return {}
+    asked = ((_RAYLET_PORT, "api/local_raylet_healthz", "success"), (serve_port, "-/healthz", "success"), (port, "healthz", "ok"))
+    commands = [f"wget --tries 1 -T 2 -q -O- http://localhost:{number}/{path} | grep {word}" for number, path, word in asked]
+    return {
+        "readinessProbe": {
+            "exec": {"command": ["bash", "-c", " && ".join(commands)]},
+            "initialDelaySeconds": 10,
+            "timeoutSeconds": _PROBE_SECONDS,
+            "periodSeconds": _PROBE_SECONDS,
+            "successThreshold": 1,
+            "failureThreshold": 1,
+        }
+    }

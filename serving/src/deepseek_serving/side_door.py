@@ -1,0 +1,65 @@
+"""A replica's own HTTP server beside Ray Serve's proxies, on a port that all replicas of a pod share.
+
+A replica that is to go leaves it without breaking an answer off:
+
+1. `close` begins: every answer from now on closes its connection, and readiness probes get time to be seen (`linger_seconds`).
+2. The port is closed. What the kernel has connected by then is still answered.
+3. Clients that kept a connection without using it hear 503 when they ask after all; a connection that nobody uses ends.
+4. The last answer ends, and `close` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deepseek_serving.listening import make_server, shared_socket
+from deepseek_serving.openai import ApiError
+
+PORT_HERE = "DEEPSEEK_SERVING_DIRECT_PORT"
+"""Variable of a node that has another port than the settings' one, as RAY_SERVE_WORKER_PROXY_HTTP_PORT is for Ray Serve's proxies: nodes that
+share a network (pods with hostNetwork, several Ray nodes on one machine) cannot all have the same."""
+
+LATE_SECONDS = 2.0
+"""How long a request may be on its way: so long after the port has closed newcomers are still answered, and unused connections kept open."""
+
+OLDEST_SECONDS = 30.0
+"""A connection that is kept longer ends with its next answer. A Service sends connections to nodes, not requests: who keeps one for ever never
+reaches a node that joins, and never leaves a Ray cluster that has been replaced and is about to be deleted."""
+
+
+class SideDoor:
+    """Made inside the event loop that it serves on."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        """`port`: where to listen, unless the environment says otherwise (PORT_HERE)."""
+        self._app = app
+        self._port = int(os.environ.get(PORT_HERE) or port)
+        self._refusing = False
+
+    def open(self) -> None:
+        """Listen from now on. Raises OSError when the port is somebody else's."""
+        listening = shared_socket("0.0.0.0", self._port)  # noqa: S104 - inside the pod's own network
+        self._server = make_server(self._answer, interface="asgi3", lifespan="off")
+        self._serving = asyncio.create_task(self._server.serve([]), name="side door")
+        self._server.listen(listening, OLDEST_SECONDS)
+
+    async def close(self, linger_seconds: float) -> None:
+        """Leave as the head of this file says; returns when the last connection is closed."""
+        self._server.send_away()
+        await asyncio.sleep(linger_seconds)
+        self._server.stop_listening()
+        await asyncio.sleep(LATE_SECONDS)
+        self._refusing = True
+        await self._server.end_unused(LATE_SECONDS)
+        await self._serving
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._refusing and scope["type"] == "http":
+            refusal = ApiError(503, "This replica is shutting down; another one will answer.", type="server_error", retry_after=1)
+            await JSONResponse(refusal.body, refusal.status, refusal.headers)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
