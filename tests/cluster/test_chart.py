@@ -430,11 +430,12 @@ FLOWS = {
     "Ray pods of another namespace reach no dashboard": (OTHER_TEAM, HEAD, 8265, False),
     "workers join their head": (WORKER, HEAD, 6379, True),
     "a stranger asks the model": (STRANGER, WORKER, 8000, True),
+    "a stranger asks the model past the proxies (directPort 8100)": (STRANGER, WORKER, 8100, True),
     "a stranger reaches no dashboard": (STRANGER, HEAD, 8265, False),
     "a stranger reaches no Ray client port": (STRANGER, HEAD, 10001, False),
     "a stranger does not see the operator's health": (STRANGER, OPERATOR, 8080, False),
 }
-PORT_NAMES = {"metrics": 9090, "http": 8099}
+PORT_NAMES = {"metrics": 9090, "http": 8099, "direct": 8100}
 
 Pod = tuple[str, dict[str, str]]
 
