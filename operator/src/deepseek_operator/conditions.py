@@ -23,6 +23,11 @@ def aspects(v: Verdict, now: float) -> tuple[Aspect, ...]:
         forecast = Aspect("ForecastAvailable", "Unknown", "NotUsed", f"mode {mode} uses no forecast")
     elif v.forecast is None:
         forecast = Aspect("ForecastAvailable", "False", "ForecastUnavailable", f"{v.no_forecast}; following the present demand")
+    elif t.memory.trust.too_high:
+        forecast = Aspect("ForecastAvailable", "False", "ForecastTooHigh", f"{t.memory.trust.too_high}; following the present demand")
+    elif t.memory.trust.too_low:
+        message = f"{t.memory.trust.too_low}; it may add nodes, and they are released as slowly as without a forecast"
+        forecast = Aspect("ForecastAvailable", "True", "ForecastTooLow", message)
     else:
         forecast = Aspect("ForecastAvailable", "True", "ForecastUsed")
     limited = Aspect(

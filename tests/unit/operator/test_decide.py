@@ -71,7 +71,9 @@ CASES: dict[str, tuple[Situation, int, str]] = {
     "mode Shadow acts as Reactive": (S(2, 12, 48, mode="Shadow"), 2, "Steady"),
     # -------------------------------------------------------------------------------------------------------------- not knowing
     "demand unknown for 15 s: held": (S(4, None), 4, "DemandUnknown"),
-    "demand unknown, and a forecast of 48 is not believed either": (S(4, None, 48), 4, "DemandUnknown"),
+    "demand unknown, and 48 still foreseen: grown to 6": (S(4, None, 48), 6, "DemandUnknown"),
+    "demand unknown, and 8 still foreseen: a forecast alone releases nothing": (S(4, None, 8), 4, "DemandUnknown"),
+    "demand unknown, 48 foreseen in mode Shadow: held": (S(4, None, 48, mode="Shadow"), 4, "DemandUnknown"),
     "demand unknown for exactly the grace of 600 s: held": (S(4, None, memory=[(1000, 7)], known_ago=600), 4, "DemandUnknown"),
     "demand unknown for 601 s: grown to the 7 of 1000 s ago": (S(4, None, memory=[(1000, 7)], known_ago=601), 7, "DemandUnknown"),
     "demand unknown for 601 s, and fewer were recommended before: held": (S(4, None, memory=[(1000, 2)], known_ago=601), 4, "DemandUnknown"),

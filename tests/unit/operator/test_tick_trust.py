@@ -221,13 +221,13 @@ async def test_savings_are_kept_by_the_day_and_over_restarts(fleet: Fleet) -> No
 
 
 async def test_shadow_keeps_a_ledger_of_what_predictive_would_have_done(fleet: Fleet) -> None:
-    """An hour at 2 nodes for the present 15 req/s; Predictive would have run 8 for the foreseen 60."""
-    fleet.forecaster.peaks["default.chat"] = 60
+    """An hour at 2 nodes for the present 15 req/s; Predictive would have run 4 for the foreseen 28."""
+    fleet.forecaster.peaks["default.chat"] = 28
     await running(fleet, 2, 15, scaling=PREDICTIVE | {"mode": "Shadow"})
     await fleet.live(3600 + 600)
     (day,) = fleet.status()["savings"]
     assert float(day["nodeHours"]) == pytest.approx(2.3, abs=0.3)
-    assert float(day["predictiveNodeHours"]) == pytest.approx(9.2, abs=1.2)
+    assert float(day["predictiveNodeHours"]) == pytest.approx(4.7, abs=0.6)
     assert day["predictiveOverloadedSeconds"] <= 60, "more than its start"
     assert "predictiveNodeHours" not in (await _reactive_day())
 
@@ -253,6 +253,40 @@ async def test_overload_is_counted_for_both_with_the_measured_cold_start(fleet: 
     await fleet.live(900)
     (day,) = fleet.status()["savings"]
     assert day["reactiveOverloadedSeconds"] - day["overloadedSeconds"] >= 25
+
+
+async def test_forecasts_that_run_three_times_too_high_are_found_out_and_followed_no_more(fleet: Fleet) -> None:
+    """45 req/s foreseen and 15 there: 6 nodes until 20 forecasts of 10 minutes have failed, then 2; the condition and the decision say why."""
+    fleet.forecaster.peaks["default.chat"] = 45
+    await running(fleet, 6, 15, scaling=PREDICTIVE)
+    await fleet.live(900)
+    assert fleet.decision()[0] == 6
+    assert fleet.condition("ForecastAvailable") == ("True", "ForecastUsed")
+    await fleet.live(1800)
+    assert fleet.condition("ForecastAvailable") == ("False", "ForecastTooHigh")
+    assert "not half of the load they expect came in" in fleet.message("ForecastAvailable")
+    assert fleet.message("ForecastAvailable").endswith("; following the present demand")
+    assert fleet.decision()[0] == 2
+    assert "the forecasts run too high" in fleet.status()["decision"]["message"]
+    fleet.forecaster.peaks["default.chat"] = 20
+    await fleet.live(7200)
+    assert fleet.condition("ForecastAvailable") == ("True", "ForecastUsed")
+    assert fleet.decision()[0] == 3
+
+
+async def test_forecasts_that_run_three_times_too_low_may_add_nodes_but_not_hasten_a_release(fleet: Fleet) -> None:
+    """5 req/s foreseen and 15 there, for half an hour; when the load then halves, the second node goes after the window of 5 minutes."""
+    fleet.forecaster.peaks["default.chat"] = 5
+    await running(fleet, 2, 15, scaling={name: given for name, given in PREDICTIVE.items() if name != "scaleDownStabilizationSeconds"})
+    await fleet.live(1800)
+    assert fleet.condition("ForecastAvailable") == ("True", "ForecastTooLow")
+    assert "passed by a quarter" in fleet.message("ForecastAvailable")
+    fleet.load(7)
+    await fleet.live(240)
+    assert fleet.decision() == (2, "ScaleDownStabilized")
+    assert "the window is 5 min, for the forecasts run too low" in fleet.status()["decision"]["message"]
+    await fleet.live(180)
+    assert fleet.decision()[0] == 1
 
 
 async def test_a_forecaster_on_probation_is_left_out_in_shadow_too(fleet: Fleet) -> None:

@@ -57,6 +57,11 @@ def times(factor: float) -> Callable[[int], Foreseen]:
     return lambda seed: lambda now: PeakForecast(factor * truth(seed, now), truth(seed, now), 95, 600, now)
 
 
+def banded(middle: float, now: float) -> PeakForecast:
+    """A median with a 95th percentile three tenths above it."""
+    return PeakForecast(1.3 * middle, middle, 95, 600, now, loads=((0.5, middle), (0.95, 1.3 * middle)), lead_seconds=240)
+
+
 def dead_half_of_the_time(seed: int) -> Foreseen:
     """Hours with a true forecast and hours with none, by turns."""
     return lambda now: times(1.0)(seed)(now) if int(now / 3600) % 2 else None
@@ -84,6 +89,30 @@ def test_a_wrong_forecaster_makes_no_more_than_one_request_in_a_hundred_later(wr
     reactive = run(seed, Policy(mode="Reactive", max_nodes=40), None)
     ours = run(seed, Policy(max_nodes=40), wrong(seed))
     assert ours.late_share <= reactive.late_share + 0.01, (ours.late_share, reactive.late_share)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_forecasts_three_times_too_high_cost_two_days_at_most_a_twentieth_more_than_mode_reactive(seed: int) -> None:
+    """They are found out within half an hour, and given no more nodes."""
+    reactive = run(seed, Policy(mode="Reactive", max_nodes=40), None)
+    ours = run(seed, Policy(max_nodes=40), lambda now: banded(3 * truth(seed, now), now))
+    assert ours.node_hours <= 1.05 * reactive.node_hours
+    assert ours.late_share <= reactive.late_share + 0.001
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_forecasts_three_times_too_low_are_no_later_than_mode_reactive(seed: int) -> None:
+    """On traffic of single requests, of which one fills a node for its minute: 0 to 4 a minute, at random."""
+    draw = random.Random(seed)
+    rates = tuple(sum(draw.random() < 0.25 for _ in range(4)) / 60 for _ in range(MINUTES))
+    low = (1 / 3) * 2 / 60
+
+    def ran(policy: Policy, foreseen: Foreseen | None) -> Outcome:
+        return replay(rates, 60, policy, 1 / 60, forecaster=foreseen, tick_seconds=30)
+
+    reactive = ran(Policy(mode="Reactive", max_nodes=40), None)
+    ours = ran(Policy(max_nodes=40), lambda now: banded(low, now))
+    assert ours.late_share <= reactive.late_share + 0.01
 
 
 @pytest.mark.parametrize("seed", range(2))

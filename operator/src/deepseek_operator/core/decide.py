@@ -21,6 +21,7 @@ from deepseek_operator.core.budget import Spent, budget
 from deepseek_operator.core.recommend import recommend
 from deepseek_operator.core.schedule import scheduled_floor
 from deepseek_operator.core.stabilize import bounds, cooldown, positive_evidence, rate_limit, reactive_floor, stabilization_window
+from deepseek_operator.core.trust import judged
 from deepseek_operator.core.types import (
     REACTIVE_STABILIZATION_SECONDS,
     RECOMMENDATIONS_KEPT_SECONDS,
@@ -57,6 +58,7 @@ def remember(situation: Situation, decision: Decision) -> Memory:
         demand_known_at=now if situation.demand is not None else memory.demand_known_at,
         scaled_at=now if decision.nodes != situation.nodes else memory.scaled_at,
         scaled_up_at=now if decision.nodes > situation.nodes else memory.scaled_up_at,
+        trust=judged(memory.trust, situation),
         spent=(memory.spent or Spent.on_the_day_of(situation.date)).count(situation.date, situation.nodes),
     )
 

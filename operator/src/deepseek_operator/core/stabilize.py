@@ -51,8 +51,9 @@ def stabilization_window(d: Decision, s: Situation) -> Decision:
         return d
     kept = min(highest, s.nodes)
     peak = max((r for r in s.memory.recommendations if r.at >= s.now - window and r.nodes == highest), key=lambda r: r.at)
+    why = f", for {s.distrusted}" if s.foreseen and s.distrusted else ""
     return d.but(
-        kept, "ScaleDownStabilized", f"{highest} was recommended {_ago(s.now - peak.at)} ago; the window is {_ago(window)} ({d.message})"
+        kept, "ScaleDownStabilized", f"{highest} was recommended {_ago(s.now - peak.at)} ago; the window is {_ago(window)}{why} ({d.message})"
     )
 
 

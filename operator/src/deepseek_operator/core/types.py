@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepseek_operator.api.v1alpha1 import BetweenThresholds, DeepSeekDeploymentSpec, Mode, ScalingSpec, WhenSpent, quantity_value
 from deepseek_operator.core.schedule import ScheduledFloor
+from deepseek_operator.core.trust import Trust
 
 if TYPE_CHECKING:
     from deepseek_operator.core.budget import Spent
@@ -125,6 +126,8 @@ class PeakForecast:
     """The quantile to provide for (`core.risk`); 0: `percentile` says it."""
     later: float = 1.0
     """The share of that load which is still expected once a node asked for now is there: below 1 when the load is about to fall."""
+    lead_seconds: float = 0.0
+    """How far ahead `loads` reach; 0: over the whole horizon."""
 
     @property
     def middle(self) -> float:
@@ -155,6 +158,8 @@ class Memory:
     demand_known_at: float | None = None
     spent: Spent | None = None
     """What the nodes of this day took so far."""
+    trust: Trust = field(default_factory=Trust)
+    """How the forecasts did so far."""
 
     @classmethod
     def begin(cls, now: float, nodes: int, scaled_at: float | None = None) -> Memory:
@@ -188,14 +193,23 @@ class Situation:
 
     @property
     def foreseen(self) -> PeakForecast | None:
-        """The forecast that decides; None where the present demand does: no forecast, or a mode that does not follow it."""
-        return self.forecast if self.policy.mode == "Predictive" else None
+        """The forecast that decides; None where the present demand does: no forecast, one that is not trusted, or a mode that follows none."""
+        return self.forecast if self.policy.mode == "Predictive" and not self.memory.trust.lost_high else None
+
+    @property
+    def distrusted(self) -> str:
+        """Why the forecast there is does not decide alone, in words; empty: it does, or there is none."""
+        if self.forecast is None or self.policy.mode != "Predictive":
+            return ""
+        return self.memory.trust.too_high or self.memory.trust.too_low
 
     @property
     def window(self) -> float:
         """The stabilization window, in seconds."""
         given = self.policy.scale_down_stabilization_seconds
-        return given if given is not None else 0.0 if self.foreseen else REACTIVE_STABILIZATION_SECONDS
+        if given is not None:
+            return given
+        return 0.0 if self.foreseen and not self.memory.trust.lost_low else REACTIVE_STABILIZATION_SECONDS
 
     @property
     def date(self) -> float:
