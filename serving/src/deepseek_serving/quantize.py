@@ -58,7 +58,7 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[…, in] → […, out], bfloat16."""
-        rows = x.reshape(-1, self.in_features).to(torch.bfloat16)
+        rows = x.reshape(-1, self.in_features).to(torch.bfloat16).contiguous()  # the last tokens of several rows do not lie side by side
         product = torch.ops.aten._weight_int4pack_mm if self._cuda else torch.ops.aten._weight_int4pack_mm_for_cpu
         out: torch.Tensor = product(rows, self.packed, self.group, self.scales_and_offsets)
         out = out.reshape(*x.shape[:-1], self.out_features)

@@ -59,6 +59,14 @@ class Mode(StrEnum):
     TEXT_ONLY = "text-only"
 
 
+class Compile(StrEnum):
+    """Whether decoding steps are compiled at load; `auto` leaves it to the engine: vllm does, transformers does not."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
@@ -70,6 +78,7 @@ class ModelSettings(_Section):
     quantization: Quantization = Quantization.NONE
     mode: Mode = Mode.AUTO
     engine: Engine = Engine.TRANSFORMERS
+    compile: Compile = Compile.AUTO
 
     @field_validator("source")
     @classmethod

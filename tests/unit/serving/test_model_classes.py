@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_serving.engine import Generation, Message, Picture, Sampling
+from deepseek_serving.engine import Generation, LoadError, Message, Picture, Sampling
 from deepseek_serving.routes import CLASSES
 from deepseek_serving.settings import Engine, ServingSettings
 
@@ -216,14 +216,13 @@ def test_a_processor_that_does_more_than_its_parts_is_called_whole(spoiled: str,
     assert pixels["pixel_values"].shape == (1, 3, 48, 48)
 
 
-async def answers(folder: Path, asked: list[Generation], quantization: str = "none") -> list[list[int]]:
+async def answers(folder: Path, asked: list[Generation], started: Callable[[], None] = lambda: None, **model: str) -> list[list[int]]:
     """The tokens of each answer, all asked at once on 3 slots, read from their log-probabilities' words."""
     from deepseek_serving.engines.transformers import TransformersEngine
 
-    engine = TransformersEngine(
-        ServingSettings.from_args({"model": {"source": folder.as_uri(), "quantization": quantization}, "serving": {"slots": 3}})
-    )
+    engine = TransformersEngine(ServingSettings.from_args({"model": {"source": folder.as_uri(), **model}, "serving": {"slots": 3}}))
     await engine.start()
+    started()
     chosen: dict[str, list[int]] = {generation.request_id: [] for generation in asked}
     collect = engine._delta
 
@@ -287,6 +286,84 @@ async def test_the_engine_says_what_generate_says(model_type: str, tmp_path: Pat
 async def test_quantized_it_answers(model_type: str, quantization: str, tmp_path: Path) -> None:
     """It passes the check at load (random weights are the hardest case: nothing is certain) and writes 12 tokens, or up to the end token."""
     MODELS[model_type](tmp_path)
-    asked = Generation("0", (Message("user", ("what is it",)),), 12, sampling=Sampling(temperature=0.0))
-    (tokens,) = await answers(tmp_path, [asked], quantization)
+    (tokens,) = await answers(tmp_path, [said("0", "what is it")], quantization=quantization)
     assert len(tokens) == 12 or tokens[-1] == 2
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "llama"])
+@pytest.mark.parametrize("quantization", ["none", "int4"])
+def test_prompts_of_one_length_are_read_together(model_type: str, quantization: str, tmp_path: Path) -> None:
+    """3 prompts of 7 tokens in one pass: after each the same logits as alone, to a tenth of their spread."""
+    import torch
+
+    from deepseek_serving.engines.store import SlotStore
+    from deepseek_serving.loading import load
+    from deepseek_serving.precision import make_decoders
+    from deepseek_serving.settings import ModelSettings, Quantization
+
+    MODELS[model_type](tmp_path)
+    kind = Quantization(quantization)
+    loaded = load(ModelSettings(source=tmp_path.as_uri(), quantization=kind))
+    (decoder,) = make_decoders(loaded, (kind,), SlotStore(3, loaded.context)).values()
+    with torch.inference_mode():
+        embeddings = loaded.embed(torch.arange(21).reshape(3, 7) + 10)
+        assert decoder.reads_together([0, 0, 0], [7, 7, 7])
+        together = decoder.run(0, embeddings, [0, 0, 0], [7, 7, 7]).float()
+        alone = torch.cat([decoder.run(0, embeddings[row : row + 1], [0], [7]) for row in range(3)]).float()
+    assert torch.allclose(together, alone, atol=0.1 * float(alone.std()))
+
+
+def said(name: str, text: str, tokens: int = 12) -> Generation:
+    return Generation(name, (Message("user", (text,)),), tokens, sampling=Sampling(temperature=0.0))
+
+
+async def test_compiled_it_says_what_generate_says_and_compiles_nothing_more(tmp_path: Path) -> None:
+    """DeepSeek-V3: 9 requests of 3 to 140 tokens on 3 slots, so 1 to 3 rows, and room for 256 tokens after 128: two graphs, made at load."""
+    import torch
+    from torch._dynamo.utils import counters
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    MODELS["deepseek_v3"](tmp_path)
+    asked = [said(str(number), "what is it "[: 2 + number] * (1 + 2 * number), 10 + number) for number in range(9)]
+    graphs: list[int] = []
+    before = counters["stats"]["unique_graphs"]
+    ours = await answers(tmp_path, asked, lambda: graphs.append(counters["stats"]["unique_graphs"] - before), compile="always")
+    assert (graphs, counters["stats"]["unique_graphs"] - before) == ([2], 2)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    words = AutoTokenizer.from_pretrained(tmp_path)
+    for generation, tokens in zip(asked, ours, strict=True):
+        ids = words(str(generation.messages[0].parts[0]) + ":", return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            whole = model.generate(input_ids=ids, max_new_tokens=generation.max_tokens, do_sample=False)
+        assert tokens == whole[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "quantization", "reason"),
+    [("llama", "none", "it is an ONNX Runtime graph already"), ("deepseek_v3", "int8", "torch cannot trace its own layers of dynamic int8")],
+)
+async def test_what_cannot_be_compiled_runs_as_it_is_and_the_log_says_why(
+    model_type: str, quantization: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    MODELS[model_type](tmp_path)
+    with caplog.at_level("INFO"):
+        (tokens,) = await answers(tmp_path, [said("0", "what is it")], quantization=quantization, compile="always")
+    assert f"compile does nothing for precision {quantization}: {reason}" in caplog.text
+    assert tokens
+
+
+async def test_without_a_compiler_compiling_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MODELS["deepseek_v2"](tmp_path)
+    monkeypatch.setenv("CXX", "c++-that-is-not-there")
+    with pytest.raises(LoadError, match=r"no c\+\+-that-is-not-there here; install one into the image or set compile: auto"):
+        await answers(tmp_path, [], compile="always")
+
+
+async def test_a_compiled_step_that_strays_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a bound below zero even the same step strays too far."""
+    from deepseek_serving.engines import compiled
+
+    monkeypatch.setattr(compiled, "MOST_DEVIATION", -1.0)
+    MODELS["deepseek_v3"](tmp_path)
+    with pytest.raises(LoadError, match=r"DeepseekV3ForCausalLM compiled by torch strays by .* set compile: auto"):
+        await answers(tmp_path, [], compile="always")

@@ -105,6 +105,9 @@ async def test_deepseek_vl2_gets_its_own_words_and_pictures(vllm: Any) -> None:
         ({"quantization": "bf16"}, {"dtype": "bfloat16", "quantization": None}),
         ({"quantization": "int4"}, {"quantization": "bitsandbytes"}),
         ({"mode": "text-only"}, {"limit_mm_per_prompt": {"image": 0}}),
+        ({"compile": "auto"}, {"enforce_eager": False}),
+        ({"compile": "always"}, {"enforce_eager": False}),
+        ({"compile": "never"}, {"enforce_eager": True}),
     ],
 )
 async def test_settings_become_vllm_s_arguments(model: dict[str, str], wanted: dict[str, Any], vllm: Any) -> None:

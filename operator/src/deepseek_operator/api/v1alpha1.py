@@ -29,6 +29,7 @@ Mode = Literal["Predictive", "Reactive", "Shadow", "Manual"]
 Quantization = Literal["none", "bf16", "int8", "int4"]
 ModelMode = Literal["auto", "text-only"]
 Engine = Literal["transformers", "vllm", "echo"]
+Compile = Literal["auto", "always", "never"]
 BetweenThresholds = Literal["Consolidate", "Hold"]
 WhenSpent = Literal["Release", "Hold"]
 ConditionType = Literal["Ready", "MetricsAvailable", "ForecastAvailable", "ScalingLimited", "Progressing", "Degraded"]
@@ -151,6 +152,12 @@ class ModelSpec(Part):
         default="transformers",
         description="What runs the model: transformers (CPU, or a GPU where there is one), vllm (GPUs; the image must bring it) or echo, which "
         "repeats the prompt and needs no model: for trying out scaling.",
+    )
+    compile: Compile = Field(
+        default="auto",
+        description="Whether decoding steps are compiled (torch.compile) while loading: faster steps for half a minute and more of start, and a "
+        "C++ compiler in the image where there is no GPU. auto leaves it to the engine: vllm compiles, transformers does not. Decoders that "
+        "are graphs already (DeepSeek-VL, Janus and Llama on CPU, unless in 16 bits) take no notice.",
     )
 
 

@@ -159,6 +159,7 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
                 "quantization": spec.model.quantization,
                 "mode": spec.model.mode,
                 "engine": spec.model.engine,
+                "compile": spec.model.compile,
             }
         ),
         serving=LimitSettings(

@@ -76,18 +76,22 @@ class TorchDecoder:
         self._store.reserve(seen)
         device = embeddings.device
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(tokens, device=device)
-        mask = torch.arange(seen, device=device) <= positions[:, None, :, None]
-        hidden = self._decoder(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=_Window(self._store, first, positions, seen),
-            use_cache=True,
-        ).last_hidden_state
+        hidden = self._forward(first, embeddings, positions, seen)
         whole = all(count == tokens for count in counts)
         last = hidden[:, -1] if whole else hidden[torch.arange(rows, device=device), torch.tensor(counts, device=device) - 1]
         logits: torch.Tensor = self._head(last)
         return logits
+
+    def _forward(self, first: int, embeddings: torch.Tensor, positions: torch.Tensor, seen: int) -> torch.Tensor:
+        """[rows, tokens, width] of hidden states; `positions` [rows, tokens], `seen` tokens of the longest row with these."""
+        hidden: torch.Tensor = self._decoder(
+            inputs_embeds=embeddings,
+            attention_mask=torch.arange(seen, device=embeddings.device) <= positions[:, None, :, None],
+            position_ids=positions,
+            past_key_values=_Window(self._store, first, positions, seen),
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
 
     def reads_together(self, starts: list[int], counts: list[int]) -> bool:
         # Padding is computed like tokens: at most half as much again is worth one pass less.

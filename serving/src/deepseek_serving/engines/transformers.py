@@ -35,7 +35,7 @@ from deepseek_serving.engines.prompts import Detokenizer, PromptReader, Words, l
 from deepseek_serving.engines.store import SlotStore
 from deepseek_serving.loading import Loaded, load
 from deepseek_serving.precision import bytes_held, make_decoders
-from deepseek_serving.settings import ServingSettings
+from deepseek_serving.settings import Compile, ServingSettings
 from deepseek_serving.stopping import StopTexts
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,10 @@ class TransformersEngine:
         store = SlotStore(self._settings.serving.slots, loaded.context)
         self._decoders = make_decoders(loaded, kinds, store, threads=self._settings.serving.torch_threads)
         quantized = time.monotonic()
+        if self._settings.model.compile is Compile.ALWAYS:
+            from deepseek_serving.engines.compiled import compile_decoders
+
+            self._decoders = compile_decoders(loaded, self._decoders, store.slots)
         self._reader = PromptReader(loaded)
         self._words = Words(loaded.tokenizer)
         self._vocabulary = int(loaded.text_config["vocab_size"])

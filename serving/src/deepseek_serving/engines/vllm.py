@@ -29,7 +29,7 @@ from deepseek_serving.engine import (
     TokenChances,
     context_exceeded,
 )
-from deepseek_serving.settings import Mode, ModelSettings, Quantization, ServingSettings
+from deepseek_serving.settings import Compile, Mode, ModelSettings, Quantization, ServingSettings
 
 log = logging.getLogger(__name__)
 
@@ -255,6 +255,8 @@ def _arguments(settings: ServingSettings) -> dict[str, Any]:
         **_FORMS[model.quantization],
         "limit_mm_per_prompt": {"image": 0 if model.mode is Mode.TEXT_ONLY else settings.serving.max_images_per_request},
     }
+    if model.compile is not Compile.AUTO:
+        arguments["enforce_eager"] = model.compile is Compile.NEVER  # no torch.compile and no CUDA graphs
     if _model_type(name) == _VL2:
         arguments["hf_overrides"] = {"architectures": [_VL2_ARCHITECTURE]}  # its own config.json names none that vLLM knows
     return arguments

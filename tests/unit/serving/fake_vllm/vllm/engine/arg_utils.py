@@ -16,6 +16,7 @@ class AsyncEngineArgs:
     quantization: str | None = None
     max_num_seqs: int | None = None
     max_model_len: int | None = None
+    enforce_eager: bool = False
     scheduling_policy: str = "fcfs"
     enable_log_requests: bool = False
     disable_log_stats: bool = False
