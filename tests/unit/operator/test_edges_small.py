@@ -271,9 +271,10 @@ def test_the_budget_is_a_whole_minimum_one_below_the_nodes() -> None:
 
 def test_keys_are_mounted_in_the_workers_and_what_may_be_given_up_reaches_the_replicas() -> None:
     """apiKeysSecret chat-keys → its volume in the workers alone, its folder in the replicas' settings; beside a claim both are mounted."""
+    degrade = {"maxOutputTokens": 64, "quantization": "int4"}
     spec = compiled(
-        serving={"apiKeysSecret": "chat-keys", "remoteImageHosts": ["a.test"], "degrade": {"maxOutputTokens": 64, "quantization": "int4"}},
-        model={"source": "pvc://weights/vl", "engine": "transformers"},
+        serving={"apiKeysSecret": "chat-keys", "remoteImageHosts": ["a.test"], "degrade": degrade, "slots": 16},
+        model={"source": "pvc://weights/vl", "engine": "transformers", "compile": "always"},
     )["spec"]
     worker = spec["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
     assert worker["volumes"][1] == {"name": "api-keys", "secret": {"secretName": "chat-keys"}}
@@ -283,6 +284,8 @@ def test_keys_are_mounted_in_the_workers_and_what_may_be_given_up_reaches_the_re
     args = yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"]
     assert args["access"] == {"keysFolder": "/etc/deepseek/api-keys", "remoteImageHosts": ["a.test"]}
     assert args["degrade"] == {"atQueuePercent": 50, "maxOutputTokens": 64, "quantization": "int4"}
+    assert (args["serving"]["slots"], args["model"]["compile"]) == (16, "always")
+    assert "maxOngoingRequests" not in args["serving"]  # follows from the slots
 
 
 def containers_of(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
