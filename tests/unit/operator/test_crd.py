@@ -109,6 +109,7 @@ def test_each_rule_stands_at_its_node() -> None:
     assert rules == {
         "": 1,
         ".spec.model.source": 1,
+        ".spec.serving.directPort": 1,
         ".spec.nodes": 2,
         ".spec.nodes.resources.limits[]": 1,
         ".spec.nodes.resources.requests[]": 1,

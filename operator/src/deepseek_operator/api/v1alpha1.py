@@ -155,8 +155,8 @@ class ModelSpec(Part):
     )
     compile: Compile = Field(
         default="auto",
-        description="Whether decoding steps are compiled (torch.compile) while loading: faster steps for half a minute and more of start, and a "
-        "C++ compiler in the image where there is no GPU. auto leaves it to the engine: vllm compiles, transformers does not. Decoders that "
+        description="Whether decoding steps are compiled (torch.compile) while loading: faster steps for half a minute and more of start, and "
+        "a C++ compiler in the image where there is no GPU. auto leaves it to the engine: vllm compiles, transformers does not. Decoders that "
         "are graphs already (DeepSeek-VL, Janus and Llama on CPU, unless in 16 bits) take no notice.",
     )
 
@@ -190,6 +190,34 @@ class DegradeSpec(Part):
     quantization: Literal["int8", "int4"] | None = Field(
         default=None, description="Precision of the decoder meanwhile, held in memory beside model.quantization, which must be a finer one."
     )
+
+
+PORTS_OF_RAY = (6379, 8000, 8080, 8265, 9000, 10001, 52365)
+"""GCS, Serve, metrics, dashboard, Serve's gRPC, Ray's client, dashboard agent: taken in every Ray pod."""
+
+
+def _is_free_port(port: int) -> int:
+    if port in PORTS_OF_RAY:
+        raise ValueError(f"must not be one of Ray's ports ({', '.join(map(str, PORTS_OF_RAY))}), was {port}")
+    return port
+
+
+OwnPort = Annotated[
+    int,
+    Field(
+        ge=1024,
+        le=65535,
+        json_schema_extra=_schema(
+            x_kubernetes_validations=[
+                {
+                    "rule": f"!(self in [{', '.join(map(str, PORTS_OF_RAY))}])",
+                    "message": f"must not be one of Ray's ports ({', '.join(map(str, PORTS_OF_RAY))})",
+                }
+            ]
+        ),
+    ),
+    AfterValidator(_is_free_port),
+]
 
 
 class ServingSpec(Part):
@@ -235,10 +263,8 @@ class ServingSpec(Part):
         description="Secret with the hashes of the API keys that are valid, one entry a client, each line `sha256:<hex>` "
         "(`deepseek-serving new-key` makes them). Changes take effect without a restart. Nobody needs a key when absent.",
     )
-    direct_port: int | None = Field(
+    direct_port: OwnPort | None = Field(
         default=None,
-        ge=1024,
-        le=65535,
         description="Port of <name>-serve-svc on which replicas answer by themselves, past Ray Serve's proxies: several times as many requests "
         "per second, and less comfort (docs/serving.md). Ray Serve's port goes on as before. None when absent.",
     )
