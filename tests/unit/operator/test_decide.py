@@ -21,7 +21,7 @@ NOW = 1_790_000_000.0
 def situation(nodes: int, demand: float | None, peak: float | None = None, **given: Any) -> Situation:
     """A situation with `demand` and `peak` in requests per second; `memory` is [(seconds ago, nodes)], the rest goes into the policy."""
     past = given.pop("memory", [])
-    complete = given.pop("complete", True)
+    complete, waiting, risen = given.pop("complete", True), given.pop("waiting", 0), given.pop("risen", False)
     scaled_ago, up_ago = given.pop("scaled_ago", 3600), given.pop("up_ago", 3600)
     known_ago = given.pop("known_ago", 15)
     capacity = given.pop("capacity", 10.0)
@@ -30,7 +30,7 @@ def situation(nodes: int, demand: float | None, peak: float | None = None, **giv
         now=NOW,
         policy=replace(Policy(scale_down_stabilization_seconds=300), **given),
         nodes=nodes,
-        demand=None if demand is None else Demand(demand, complete),
+        demand=None if demand is None else Demand(demand, complete, waiting=waiting, risen=risen),
         node_capacity=capacity,
         forecast=None if peak is None else PeakForecast(peak, peak / 2, 95, 600, NOW),
         memory=Memory(
@@ -51,11 +51,11 @@ CASES: dict[str, tuple[Situation, int, str]] = {
     "a peak of 24 on 3 nodes is exactly 80 %: nothing is added": (S(3, 10, 24), 3, "Steady"),
     "a peak of 24.01 on 3 nodes is just above 80 %: one node": (S(3, 10, 24.01), 4, "ScaleUp"),
     "a peak of 7 on 3 nodes is 23 %, below 30: down to the 1 it needs": (S(3, 5, 7), 1, "ScaleDown"),
-    "a peak of 8 would bring 1 node to 80 %, above the 77 at which the last one goes: down to 2": (S(3, 5, 8), 2, "ScaleDown"),
-    "a peak of 15.5 on 3 nodes needs 2 at 80 %, but more than 77: too close to release": (S(3, 5, 15.5), 3, "Steady"),
+    "a peak of 8 would bring 1 node to 80 %, above the 74 at which the last one goes: down to 2": (S(3, 5, 8), 2, "ScaleDown"),
+    "a peak of 15.5 on 3 nodes needs 2 at 80 %, but fills them to more than 74: too close to release": (S(3, 5, 15.5), 3, "Steady"),
     "a peak of 9 on 3 nodes is exactly 30 %, not below it: consolidated to the 2 it needs": (S(3, 5, 9), 2, "Consolidate"),
-    "a peak of 15 on 3 nodes is 50 %: consolidated to the 2 it needs": (S(3, 5, 15), 2, "Consolidate"),
-    "the same under Hold stays at 3": (S(3, 5, 15, between_thresholds="Hold"), 3, "WithinThresholds"),
+    "a peak of 14 on 3 nodes is 47 %: consolidated to the 2 it needs": (S(3, 5, 14), 2, "Consolidate"),
+    "a peak of 14 under Hold stays at 3": (S(3, 5, 14, between_thresholds="Hold"), 3, "WithinThresholds"),
     "29 % under Hold is released": (S(10, 5, 29, between_thresholds="Hold"), 4, "ScaleDown"),
     "30 % under Hold is held": (S(10, 5, 30, between_thresholds="Hold"), 10, "WithinThresholds"),
     "with 60 % as the upper limit a peak of 48 needs 8": (S(3, 10, 48, scale_up_percent=60), 8, "ScaleUp"),
@@ -64,7 +64,9 @@ CASES: dict[str, tuple[Situation, int, str]] = {
     # --------------------------------------------------------------------------------------------- the forecast and its floor
     "without a forecast the present 48 are followed": (S(3, 48), 6, "ScaleUp"),
     "a forecast of nothing cannot take the 3 nodes that the present 24 need": (S(3, 24, 0), 3, "ReactiveFloor"),
-    "a forecast of 8 cannot keep 2 nodes when the present 48 need 6": (S(2, 48, 8), 6, "ReactiveFloor"),
+    "a forecast of 8 cannot keep 2 nodes when the present 48 fill 5": (S(2, 48, 8), 5, "ReactiveFloor"),
+    "nor when 2 requests wait: then 48 need 6, at 80 %": (S(2, 48, 8, waiting=2), 6, "ReactiveFloor"),
+    "nor when 48 surely arrive of late: 6": (S(2, 48, 8, risen=True), 6, "ReactiveFloor"),
     "a forecast of 40 raises the 1 node that the present 5 need to 5": (S(1, 5, 40), 5, "ScaleUp"),
     "an incomplete reading of 48 is at least 48: 6": (S(2, 48, 8, complete=False), 6, "ReactiveFloor"),
     "mode Reactive takes no notice of a forecast of 48": (S(2, 12, 48, mode="Reactive"), 2, "Steady"),
@@ -151,14 +153,14 @@ def test_bounds_come_last() -> None:
 MESSAGES = {
     "a peak": (S(3, 10, 48), "forecast peak 48 req/s needs 6 (10 req/s per node × 80 %)"),
     "demand": (S(3, 48), "demand 48 req/s needs 6 (10 req/s per node × 80 %)"),
-    "a floor": (S(2, 48, 8), "demand now is 48 req/s and needs 6 whatever the forecast says"),
+    "a floor": (S(2, 48, 8), "demand now is 48 req/s and needs 5 whatever the forecast says"),
     "a floor of an incomplete reading": (S(2, 48, 8, complete=False), "demand now is at least 48 req/s and needs 6 whatever the forecast says"),
     "a window": (
         S(6, 10, 10, memory=[(240, 6)]),
         "6 was recommended 4 min ago; the window is 5 min (forecast peak 10 req/s needs 2 (10 req/s per node × 80 %))",
     ),
     "a cooldown": (S(6, 10, 10, scaled_ago=45), "the node count changed 45 s ago; the cooldown is 60 s"),
-    "a hold": (S(3, 5, 15, between_thresholds="Hold"), "forecast peak 15 req/s is 50 % of 3 nodes, between 30 and 80 %"),
+    "a hold": (S(3, 5, 14, between_thresholds="Hold"), "forecast peak 14 req/s is 47 % of 3 nodes, between 30 and 80 %"),
     "a maximum": (S(2, 10, 480), "forecast peak 480 req/s needs 60 (10 req/s per node × 80 %); nodes.max is 10"),
     "silence": (S(4, None, missing="Prometheus did not answer within 11 s"), "holding 4: Prometheus did not answer within 11 s"),
     "long silence": (

@@ -102,6 +102,11 @@ class Demand:
     """Requests that wait."""
 
     @property
+    def pressing(self) -> bool:
+        """More than the nodes can do, or about to be: a request waits, or more surely arrive lately."""
+        return self.risen or self.waiting >= 1
+
+    @property
     def made_of(self) -> str:
         """Where `rate` is more than the arrivals of the window: what it is made of, in brackets."""
         if self.arrivals is None or self.rate <= self.arrivals:
