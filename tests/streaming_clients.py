@@ -21,6 +21,7 @@ class Clients:
     """
 
     choose: Callable[[], tuple[str, int]]
+    model: str = "chat"
     number: int = 8
     keep: bool = True
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -55,7 +56,7 @@ class Clients:
                     pod, port = self.choose()
                     connection = await _Connection.open(pod, port)
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    outcome, open_still = await connection.ask(words, close=not keeps)
+                    outcome, open_still = await connection.ask(self.model, words, close=not keeps)
             except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
                 stage = connection.stage if connection else "connecting"
                 outcome, open_still = f"{stage}: {type(error).__name__}", False
@@ -85,11 +86,11 @@ class _Connection:
     async def open(cls, pod: str, port: int) -> _Connection:
         return cls(pod, *await asyncio.open_connection("127.0.0.1", port))
 
-    async def ask(self, words: int, *, close: bool) -> tuple[str, bool]:
+    async def ask(self, model: str, words: int, *, close: bool) -> tuple[str, bool]:
         """How the request ended, and whether the connection may be used again."""
         self.stage = "before the first byte"
         content = " ".join(f"w{number}" for number in range(words))
-        body = json.dumps({"model": "chat", "stream": True, "max_tokens": 100, "messages": [{"role": "user", "content": content}]}).encode()
+        body = json.dumps({"model": model, "stream": True, "max_tokens": 100, "messages": [{"role": "user", "content": content}]}).encode()
         kept = "Connection: close\r\n" if close else ""
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: chat\r\nContent-Type: application/json\r\n{kept}Content-Length: {len(body)}\r\n\r\n"
