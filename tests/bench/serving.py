@@ -1,7 +1,7 @@
 """`make bench-serving`: measures the engine on this machine and writes the tables into docs/serving.md.
 
 Every figure is a ratio within one run: the variants take turns, round by round, in one process, so that a busy machine slows all of them.
-The parts can be run one by one (`serving.py decode`, `prefill`, `memory`, `mode`, `batch`, `accuracy`, `start`, each under three
+The parts can be run one by one (`serving.py decode`, `prefill`, `compile`, `memory`, `mode`, `batch`, `accuracy`, `start`, each under three
 minutes); each keeps its figures in build/bench-serving/, and `serving.py write` makes the page and the picture of them.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import serving_accuracy
 import serving_batch
+import serving_compile
 import serving_decode
 import serving_start
 import serving_tables
@@ -25,6 +26,7 @@ RESULTS = ROOT / "build" / "bench-serving"
 PARTS = {
     "decode": serving_decode.measure,
     "prefill": serving_decode.measure_prefill,
+    "compile": serving_compile.measure,
     "memory": serving_decode.measure_memory,
     "mode": serving_decode.measure_mode,
     "batch": serving_batch.measure,

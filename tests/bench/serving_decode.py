@@ -37,8 +37,8 @@ def measure(_root: Path) -> dict[str, Any]:
     model, variants = _variants()
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "step": _turns({name: calls["step"] for name, calls in variants.items()}, ROUNDS, STEPS),
-        "eight": _turns({name: calls["eight"] for name, calls in variants.items() if "eight" in calls}, 3, 2),
+        "step": turns({name: calls["step"] for name, calls in variants.items()}, ROUNDS, STEPS),
+        "eight": turns({name: calls["eight"] for name, calls in variants.items() if "eight" in calls}, 3, 2),
     }
 
 
@@ -46,7 +46,7 @@ def measure_prefill(_root: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    return {"rounds": _turns({name: calls["prefill"] for name, calls in _variants()[1].items()}, 3, 1)}
+    return {"rounds": turns({name: calls["prefill"] for name, calls in _variants()[1].items()}, 3, 1)}
 
 
 def measure_memory(_root: Path) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _calls(decoder: Any, embedded: Any) -> dict[str, Callable[[], None]]:
     }
 
 
-def _turns(variants: dict[str, Callable[[], None]], rounds: int, repeats: int) -> list[dict[str, float]]:
+def turns(variants: dict[str, Callable[[], None]], rounds: int, repeats: int) -> list[dict[str, float]]:
     """Seconds of each variant in each round: the median of its repeats. The first round warms up and is not counted."""
     import torch
 

@@ -1,23 +1,26 @@
-"""A decoder's steps through torch.compile: one graph for one answer, one for any larger number of them, whatever their lengths.
+"""A decoder's steps through torch.compile, layer by layer: layers alike share two graphs, for one answer and for any larger number, whatever
+their lengths.
 
-Only steps are compiled, in which each answer has one new token: there the Python around the operators takes longer than they do. Prompts are
-read as before.
+Only steps are compiled, in which each answer has one new token: there the Python around the operators counts most. Prompts are read as before.
+Whole decoders were compiled at first: a little faster, but each layer takes its time to compile, and a model may have 60 of them.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
 import time
 import types
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from deepseek_serving.engine import LoadError
-from deepseek_serving.engines.decoders import Decoder, TorchDecoder
+from deepseek_serving.engines.decoders import Decoder, TorchDecoder, Window, put_and_get
 
 if TYPE_CHECKING:
     from deepseek_serving.loading import Loaded
@@ -32,24 +35,80 @@ _KNOWN = (19, 7)
 
 
 class CompiledDecoder(TorchDecoder):
-    """See `Decoder`. Compiles in its first step of one row, and in its first of more."""
+    """See `Decoder`. Compiles in its first step of one row, and in its first of more: layer by layer, so that layers alike share a graph."""
 
     def __init__(self, decoder: TorchDecoder) -> None:
         super().__init__(decoder._decoder, decoder._head, decoder._store)
         # Compiled code is kept by code object: a copy of its own keeps one engine's graphs from another's count of recompilations.
-        own = types.FunctionType(TorchDecoder._forward.__code__.replace(), TorchDecoder._forward.__globals__)
-        self._step = torch.compile(types.MethodType(own, self), dynamic=True, fullgraph=True)
+        own = types.FunctionType(_layer_step.__code__.replace(), _layer_step.__globals__)
+        compiled = torch.compile(own, dynamic=True, fullgraph=True)
+        layers: Any = decoder._decoder.layers
+        self._stepping = copy.copy(decoder._decoder)  # the same weights, other layers around them
+        self._stepping._modules = {
+            **decoder._decoder._modules,
+            "layers": torch.nn.ModuleList(_Layer(layer, number, compiled) for number, layer in enumerate(layers)),
+        }
 
     def _forward(self, first: int, embeddings: torch.Tensor, positions: torch.Tensor, seen: int) -> torch.Tensor:
-        # `first` is a constant of the graph; steps begin at row 0.
-        if embeddings.shape[1] > 1 or first:
+        if embeddings.shape[1] > 1 or first or len(self._store.keys) < len(self._stepping.layers):  # type: ignore[arg-type]
             return super()._forward(first, embeddings, positions, seen)
         # A graph for a part of the store's room is not one for the whole, whose keys lie without gaps: the whole is never used.
         self._store.reserve(seen + 1)
         # Without the patch sizes that happen to be equal (128 heads, a room of 128 tokens) are taken for one, until they part.
         with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            hidden: torch.Tensor = self._step(first, embeddings, positions, seen)
-        return hidden
+            return self._run_layers(self._stepping, first, embeddings, positions, seen)
+
+
+class _Layer(torch.nn.Module):
+    """A decoder's layer whose forward goes through the compiled step."""
+
+    def __init__(self, layer: torch.nn.Module, number: int, compiled: Callable[..., Any]) -> None:
+        super().__init__()
+        self._layer = [layer]  # in a list, for a module of its own would be found twice
+        self._number = number
+        self._compiled = compiled
+
+    def forward(self, hidden_states: torch.Tensor, *, past_key_values: Window, **more: Any) -> Any:
+        """What the layer's own forward returns."""
+        keys, values = past_key_values.layer(self._number)
+        return self._compiled(self._layer[0], hidden_states, keys, values, past_key_values.positions, past_key_values.seen, more)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._layer[0], name)
+
+
+class _LayerWindow:
+    """One layer's part of a `Window`, rows from 0."""
+
+    is_compileable = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, seen: int) -> None:
+        self._keys, self._values = keys, values
+        self._positions = positions
+        self._seen = seen
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Window.update`. The layer's number is not looked at: it would make a graph for each layer."""
+        return put_and_get(self._keys, self._values, keys, values, slice(0, keys.shape[0]), self._positions, self._seen)
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Tokens of the longest row."""
+        return self._seen
+
+
+def _layer_step(
+    layer: torch.nn.Module,
+    hidden: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    positions: torch.Tensor,
+    seen: int,
+    more: dict[str, Any],
+) -> Any:
+    return layer(hidden, past_key_values=_LayerWindow(keys, values, positions, seen), **more)
 
 
 def compile_decoders(loaded: Loaded, decoders: dict[str, Decoder], slots: int) -> dict[str, Decoder]:

@@ -32,33 +32,49 @@ class Decoder(Protocol):
     """Weights held elsewhere."""
 
 
-class _Window:
-    """The store's rows that one pass works on; looks like a transformers Cache to the decoder's layers."""
+class Window:
+    """The store's rows that one pass works on; looks like a transformers Cache to the decoder's layers.
+
+    `positions` [rows, tokens] of the pass' own tokens; `seen`: tokens of the longest row, these included.
+    """
 
     is_compileable = False
 
     def __init__(self, store: SlotStore, first: int, positions: torch.Tensor, seen: int) -> None:
         self._store = store
         self._rows = slice(first, first + positions.shape[0])
-        self._row_numbers = torch.arange(first, first + positions.shape[0], device=positions.device)[:, None]
-        self._positions = positions
-        self._seen = seen
+        self.positions = positions
+        self.seen = seen
+
+    def layer(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """That layer's keys and values of all slots."""
+        return self._store.keys[number], self._store.values[number]
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Called by each attention layer with its newest keys and values [rows, heads, tokens, width]; returns all of them so far."""
         if layer == len(self._store.keys):
             self._store.add_layer(keys, values)
-        all_keys, all_values = self._store.keys[layer], self._store.values[layer]
-        all_keys[self._row_numbers, :, self._positions] = keys.transpose(1, 2).to(all_keys.dtype)
-        all_values[self._row_numbers, :, self._positions] = values.transpose(1, 2).to(all_values.dtype)
-        return (
-            all_keys[self._rows, :, : self._seen].to(keys.dtype),
-            all_values[self._rows, :, : self._seen].to(values.dtype),
-        )
+        return put_and_get(*self.layer(layer), keys, values, self._rows, self.positions, self.seen)
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Tokens of the longest row."""
-        return self._seen
+        return self.seen
+
+
+def put_and_get(
+    all_keys: torch.Tensor,
+    all_values: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rows: slice,
+    positions: torch.Tensor,
+    seen: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write a layer's newest keys and values at their positions into these rows; return the rows' first `seen` ones, in the newest's type."""
+    numbers = torch.arange(rows.start, rows.stop, device=positions.device)[:, None]
+    all_keys[numbers, :, positions] = keys.transpose(1, 2).to(all_keys.dtype)
+    all_values[numbers, :, positions] = values.transpose(1, 2).to(all_values.dtype)
+    return all_keys[rows, :, :seen].to(keys.dtype), all_values[rows, :, :seen].to(values.dtype)
 
 
 class TorchDecoder:
@@ -84,11 +100,14 @@ class TorchDecoder:
 
     def _forward(self, first: int, embeddings: torch.Tensor, positions: torch.Tensor, seen: int) -> torch.Tensor:
         """[rows, tokens, width] of hidden states; `positions` [rows, tokens], `seen` tokens of the longest row with these."""
-        hidden: torch.Tensor = self._decoder(
+        return self._run_layers(self._decoder, first, embeddings, positions, seen)
+
+    def _run_layers(self, decoder: torch.nn.Module, first: int, embeddings: torch.Tensor, positions: torch.Tensor, seen: int) -> torch.Tensor:
+        hidden: torch.Tensor = decoder(
             inputs_embeds=embeddings,
             attention_mask=torch.arange(seen, device=embeddings.device) <= positions[:, None, :, None],
             position_ids=positions,
-            past_key_values=_Window(self._store, first, positions, seen),
+            past_key_values=Window(self._store, first, positions, seen),
             use_cache=True,
         ).last_hidden_state
         return hidden
