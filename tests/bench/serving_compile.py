@@ -5,6 +5,10 @@ The weights are random; the sizes are V3's in small, with 8 experts of which eac
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +26,17 @@ ROUNDS, STEPS = 7, 5
 
 
 def measure(_root: Path) -> dict[str, Any]:
+    """Compiled twice: what the first time left in torch's cache makes the second one shorter."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        figures = _measure()
+        return {
+            **figures,
+            "again_seconds": float(subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True).stdout),
+        }
+
+
+def _measure() -> dict[str, Any]:
     import torch
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
@@ -50,3 +65,7 @@ def measure(_root: Path) -> dict[str, Any]:
         "compile_seconds": compiling,
         **{name: turns({"torch": step(whole, rows), "compiled": step(compiled, rows)}, ROUNDS, STEPS) for name, rows in (("1", 1), ("8", 8))},
     }
+
+
+if __name__ == "__main__":
+    print(_measure()["compile_seconds"])
