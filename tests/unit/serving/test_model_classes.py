@@ -318,7 +318,7 @@ def said(name: str, text: str, tokens: int = 12) -> Generation:
 
 
 async def test_compiled_it_says_what_generate_says_and_compiles_nothing_more(tmp_path: Path) -> None:
-    """DeepSeek-V3: 9 requests of 3 to 140 tokens on 3 slots, so 1 to 3 rows, and room for 256 tokens after 128.
+    """DeepSeek-V3: prompts of 3 to 180 tokens on 3 slots, so 1 to 3 rows; the first answer fills the room for 128 tokens and goes on.
 
     Four graphs, made at load: of layers with and without experts, for one row and for more.
     """
@@ -327,7 +327,8 @@ async def test_compiled_it_says_what_generate_says_and_compiles_nothing_more(tmp
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     MODELS["deepseek_v3"](tmp_path)
-    asked = [said(str(number), "what is it "[: 2 + number] * (1 + 2 * number), 10 + number) for number in range(9)]
+    lengths = (118, 2, 70, 5, 180, 30, 12, 41)
+    asked = [said(str(number), ("what is it, " * 20)[:length], 20 + number) for number, length in enumerate(lengths)]
     graphs: list[int] = []
     before = counters["stats"]["unique_graphs"]
     ours = await answers(tmp_path, asked, lambda: graphs.append(counters["stats"]["unique_graphs"] - before), compile="always")
