@@ -557,7 +557,12 @@ class ScalingSpec(Part):
         description="Predictive follows the forecast and never goes below what the present demand needs; Reactive follows the present demand "
         "only; Shadow acts as Reactive and records what Predictive would have done; Manual runs nodes.count.",
     )
-    scale_up_percent: int = Field(default=80, ge=10, le=100, description="Nodes are added when predicted utilization passes this.")
+    scale_up_percent: int = Field(
+        default=80,
+        ge=10,
+        le=100,
+        description="Nodes are added when predicted utilization passes this; without a forecast, and once requests wait, the present one.",
+    )
     scale_down_percent: int = Field(default=30, ge=1, le=99, description="Nodes are released when predicted utilization falls below this.")
     between_thresholds: BetweenThresholds = Field(
         default="Consolidate",
@@ -613,7 +618,8 @@ class ScalingSpec(Part):
         default=600,
         ge=10,
         le=86_400,
-        description="While the demand cannot be read the node count is held; after this time it grows to the highest count of the last hour.",
+        description="While the demand cannot be read the node count is held, or grows to what is still foreseen; after this time it grows to the "
+        "highest count of the last hour.",
     )
     forecast: ForecastSpec = Field(default_factory=ForecastSpec, description="What is asked of the forecaster.")
     capacity: CapacitySpec = Field(default_factory=CapacitySpec, description="What one node can do.")
