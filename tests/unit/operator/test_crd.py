@@ -128,7 +128,7 @@ def test_each_rule_stands_at_its_node() -> None:
 
 def test_the_description_says_default_and_bounds_for_kubectl_explain() -> None:
     """`kubectl explain` prints descriptions and enums, neither defaults nor bounds."""
-    assert NODES[".spec.scaling.scaleUpPercent"]["description"].endswith("passes this. Default: 80. Allowed: 10 to 100.")
+    assert NODES[".spec.scaling.scaleUpPercent"]["description"].endswith("the present one. Default: 80. Allowed: 10 to 100.")
 
 
 def test_the_names_columns_and_subresources_are_those_of_the_models() -> None:
@@ -162,7 +162,7 @@ def test_the_chart_has_the_same_definition_and_keeps_it() -> None:
 def test_the_reference_page_has_every_field_with_its_default_and_bounds() -> None:
     """One row per field of the schema, in the words of the models."""
     page = (ROOT / "docs" / "api.md").read_text()
-    assert "| scaleUpPercent | integer | `80` | 10 to 100 | Nodes are added when predicted utilization passes this. |" in page
+    assert "| scaleUpPercent | integer | `80` | 10 to 100 | Nodes are added when predicted utilization passes this; without a forecast, and once requests wait, the present one. |" in page
     assert "| **source** | string |  | at most 512 characters | Where the weights are:" in page
     for where in NODES:
         name = where.rpartition(".")[2].removesuffix("[]")
