@@ -43,8 +43,7 @@ def cluster() -> Iterator[LocalCluster]:
         pythonpath=[Path(__file__).parent / "slow_load"],
     ) as cluster:  # fmt: skip
         cluster.apply(ROOT / "crds" / FILE_NAME)
-        condition = 'jsonpath={.status.conditions[?(@.type=="Established")].status}'
-        cluster.wait("the definition's establishment", lambda: cluster.kubectl("get", "crd", CRD_NAME, "-o", condition) == "True")
+        cluster.wait("the definition's establishment", lambda: '"Established"' in cluster.kubectl("get", "crd", CRD_NAME, "-o", "json"))
         yield cluster
 
 

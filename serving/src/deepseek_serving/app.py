@@ -43,6 +43,7 @@ class EngineReplica:
 
             self._door = side_door.SideDoor(make_api(self._service), settings.serving.direct_port)
             self._door.open()
+            await self._door.noticed(settings.serving.direct_noticed_seconds)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the app after the constructor."""

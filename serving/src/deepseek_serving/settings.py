@@ -128,6 +128,9 @@ class LimitSettings(_Section):
     direct_linger_seconds: int = Field(
         default=15, ge=0, le=600, description="how long a replica that is to go still takes requests there, so that readiness probes see it"
     )
+    direct_noticed_seconds: int = Field(
+        default=0, ge=0, le=600, description="how long a replica that starts waits for a readiness probe to ask it there; 0: not at all"
+    )
     max_body_mebibytes: int = Field(default=20, ge=1, le=256, description="largest request body, pictures included")
     max_image_megapixels: int = Field(default=16, ge=1, le=100, description="largest picture, by its header, before it is decoded")
     max_images_per_request: int = Field(default=8, ge=0, le=64)

@@ -11,6 +11,7 @@ A replica that is to go leaves it without breaking an answer off:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
 from starlette.responses import JSONResponse
@@ -19,12 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deepseek_serving.listening import make_server, shared_socket
 from deepseek_serving.openai import ApiError
 
+log = logging.getLogger(__name__)
+
 PORT_HERE = "DEEPSEEK_SERVING_DIRECT_PORT"
 """Variable of a node that has another port than the settings' one, as RAY_SERVE_WORKER_PROXY_HTTP_PORT is for Ray Serve's proxies: nodes that
 share a network (pods with hostNetwork, several Ray nodes on one machine) cannot all have the same."""
 
 LATE_SECONDS = 2.0
 """How long a request may be on its way: so long after the port has closed newcomers are still answered, and unused connections kept open."""
+
+KNOWN_SECONDS = 2.0
+"""From a readiness probe's answer to the Service's rules on every node: a status, an EndpointSlice, and kube-proxy's second."""
 
 OLDEST_SECONDS = 30.0
 """A connection that is kept longer ends with its next answer. A Service sends connections to nodes, not requests: who keeps one for ever never
@@ -39,6 +45,7 @@ class SideDoor:
         self._app = app
         self._port = int(os.environ.get(PORT_HERE) or port)
         self._refusing = False
+        self._asked = asyncio.Event()
 
     def open(self) -> None:
         """Listen from now on. Raises OSError when the port is somebody else's."""
@@ -46,6 +53,21 @@ class SideDoor:
         self._server = make_server(self._answer, interface="asgi3", lifespan="off")
         self._serving = asyncio.create_task(self._server.serve([]), name="side door")
         self._server.listen(listening, OLDEST_SECONDS)
+
+    async def noticed(self, within_seconds: float) -> None:
+        """Wait until a probe of this node has asked here and the Service knows of it, but not for ever.
+
+        Ray Serve stops the next old replica, and KubeRay moves the Service to a new cluster, as soon as a replica has started: if nobody was
+        sent here by then, there may be nobody left to be sent to.
+        """
+        if not within_seconds:
+            return
+        try:
+            await asyncio.wait_for(self._asked.wait(), within_seconds)
+        except TimeoutError:
+            log.warning("no readiness probe has asked port %d within %g s; starting all the same", self._port, within_seconds)
+        else:
+            await asyncio.sleep(KNOWN_SECONDS)
 
     async def close(self, linger_seconds: float) -> None:
         """Leave as the head of this file says; returns when the last connection is closed."""
@@ -58,6 +80,8 @@ class SideDoor:
         await self._serving
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/healthz" and (scope.get("client") or ("",))[0] in ("127.0.0.1", "::1"):
+            self._asked.set()
         if self._refusing and scope["type"] == "http":
             refusal = ApiError(503, "This replica is shutting down; another one will answer.", type="server_error", retry_after=1)
             await JSONResponse(refusal.body, refusal.status, refusal.headers)(scope, receive, send)

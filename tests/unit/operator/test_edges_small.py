@@ -304,6 +304,7 @@ def test_the_replicas_own_port_is_in_the_service_and_leads_to_workers_alone() ->
         ports = [{"name": "serve-direct", "port": 8100, "targetPort": "direct"}]
         assert spec.get("serveService") == ({"spec": {"ports": ports}} if port else None)
         assert yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"]["serving"]["directPort"] == (port or 0)
+        assert yaml.safe_load(spec["serveConfigV2"])["applications"][0]["args"]["serving"]["directNoticedSeconds"] == (20 if port else 0)
 
 
 def test_a_worker_with_a_port_of_its_own_is_ready_only_when_that_port_answers() -> None:
@@ -311,11 +312,12 @@ def test_a_worker_with_a_port_of_its_own_is_ready_only_when_that_port_answers() 
     worker, head = containers_of(compiled(serving={"directPort": 8100})["spec"])
     shell, option, command = worker["readinessProbe"]["exec"]["command"]
     assert (shell, option) == ("bash", "-c")
-    assert re.findall(r"localhost:(\d+)/(\S+) \| grep (\w+)( &&)?", command) == [
-        ("52365", "api/local_raylet_healthz", "success", " &&"),
-        ("8000", "-/healthz", "success", " &&"),
-        ("8100", "healthz", "ok", ""),
+    assert re.findall(r"localhost:(\d+)/(\S+) \| grep ([-\w ]+?)(?: &&|$)", command) == [
+        ("52365", "api/local_raylet_healthz", "success"),
+        ("8000", "-/healthz", "-v drained"),
+        ("8100", "healthz", "ok"),
     ]
+    assert command.count(" && ") == 2
     assert (worker["readinessProbe"]["periodSeconds"], worker["readinessProbe"]["failureThreshold"]) == (5, 1)
     assert "readinessProbe" not in head
     assert all("readinessProbe" not in container for container in containers_of(compiled()["spec"]))

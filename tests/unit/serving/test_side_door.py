@@ -182,6 +182,29 @@ async def test_a_connection_kept_for_long_ends_with_its_next_answer(monkeypatch:
         await asyncio.wait_for(door.close(0), 5)
 
 
+async def test_a_replica_has_started_when_a_probe_has_asked_it_and_the_service_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked after 0.3 s, + 0.2 s until every node knows: 0.5 s. Never asked: 1 s and no longer. Told not to wait: at once."""
+    monkeypatch.setattr(side_door, "KNOWN_SECONDS", 0.2)
+    port, clock = free_port(), asyncio.get_running_loop().time
+    async with opened(port) as door:
+        began = clock()
+        await door.noticed(0)
+        assert clock() - began < 0.1
+        await door.noticed(1)
+        assert 1 <= clock() - began < 1.5
+        waiting = asyncio.create_task(door.noticed(30))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        asked_at = clock()
+        await asyncio.wait_for(waiting, 5)
+        assert clock() - asked_at >= 0.15
+        writer.close()
+        await asyncio.wait_for(door.close(0), 5)
+
+
 async def test_a_node_may_have_another_port_than_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable says 127.0.0.1:N where the settings say 8100."""
     port = free_port()

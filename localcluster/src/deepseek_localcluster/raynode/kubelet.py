@@ -166,11 +166,15 @@ def provide_wget(folder: Path) -> None:
     program = folder / "wget"
     program.write_text(
         f"#!{sys.executable} -IS\n"
-        "import sys, urllib.request\n"
+        "import sys, urllib.error, urllib.request\n"
         "timeout = next((float(b) for a, b in zip(sys.argv, sys.argv[1:]) if a in ('-T', '--timeout')), 2.0)\n"
         "try:\n"
         "    with urllib.request.urlopen(sys.argv[-1], timeout=timeout) as answer:\n"
         "        sys.stdout.buffer.write(answer.read())\n"
+        "except urllib.error.HTTPError as error:\n"
+        "    if '--content-on-error' in sys.argv:\n"
+        "        sys.stdout.buffer.write(error.read())\n"
+        "    sys.exit(8)\n"
         "except OSError as error:\n"
         "    sys.exit(str(error))\n"
     )

@@ -21,6 +21,9 @@ MOVING_SECONDS = 40
 """What clients need to leave a Ray cluster that has been replaced, on top of their longest answer: a connection ends with the first answer
 that begins 30 s after it was made, and 10 s until no new ones are made."""
 
+NOTICED_SECONDS = 20
+"""How long a replica that starts waits for the probe below to ask its port: every 5 s, at the latest 15 s after its container has started."""
+
 _RAYLET_PORT = 52365
 _PROBE_SECONDS = 5
 
@@ -52,12 +55,17 @@ def readiness(port: int | None, serve_port: int) -> dict[str, Any]:
 
     KubeRay's asks the raylet and the node's Serve proxy, which is content as soon as any replica of the application can be reached: a node
     whose own replica still loads its model would be sent connections that nobody takes. The proxy's word is needed as well: it is the one
-    that says no, before the port closes, when the node's last replica is to go.
+    that says no, before the port closes, when the node's last replica is to go. Only that counts: a proxy that knows of no replica yet must
+    not keep a new cluster's nodes out of the Service, which KubeRay moves as soon as the replicas have started.
     """
     if not port:
         return {}
-    asked = ((_RAYLET_PORT, "api/local_raylet_healthz", "success"), (serve_port, "-/healthz", "success"), (port, "healthz", "ok"))
-    commands = [f"wget --tries 1 -T 2 -q -O- http://localhost:{number}/{path} | grep {word}" for number, path, word in asked]
+    wget = "wget --tries 1 -T 2 -q -O- --content-on-error http://localhost"
+    commands = (
+        f"{wget}:{_RAYLET_PORT}/api/local_raylet_healthz | grep success",
+        f"{wget}:{serve_port}/-/healthz | grep -v drained",
+        f"{wget}:{port}/healthz | grep ok",
+    )
     return {
         "readinessProbe": {
             "exec": {"command": ["bash", "-c", " && ".join(commands)]},

@@ -170,6 +170,7 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
             max_tokens_per_second=limits.max_tokens_per_second,
             request_timeout_seconds=limits.request_timeout_seconds,
             direct_port=limits.direct_port or 0,
+            direct_noticed_seconds=direct_port.NOTICED_SECONDS if limits.direct_port else 0,
         ),
         degrade=DegradeSettings.model_validate(limits.degrade.model_dump()),
         access=AccessSettings(keys_folder=KEYS_FOLDER if limits.api_keys_secret else "", remote_image_hosts=tuple(limits.remote_image_hosts)),
