@@ -121,7 +121,12 @@ class LimitSettings(_Section):
     batch_share_percent: int = Field(
         default=50, ge=1, le=100, description="most of the requests answered at once that may be batch work (a negative priority)"
     )
-    slots: int = Field(default=8, ge=1, le=256, description="requests that the engine decodes together, in one batch step")
+    slots: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="requests that the engine decodes together, in a batch step; absent: 8, with the engine vllm 128",
+    )
     direct_port: int = Field(
         default=0, ge=0, le=65535, description="port of each replica's own HTTP server, which passes Ray Serve's proxies by; 0: none"
     )
@@ -176,6 +181,10 @@ class AccessSettings(_Section):
     )
 
 
+VLLM_SLOTS = 128
+"""As many as vLLM's own scheduler takes where nobody says otherwise (`SchedulerConfig.DEFAULT_MAX_NUM_SEQS`, vLLM 0.13)."""
+
+
 class ServingSettings(_Section):
     """Everything a replica is told.
 
@@ -188,6 +197,12 @@ class ServingSettings(_Section):
     degrade: DegradeSettings = DegradeSettings()
     access: AccessSettings = AccessSettings()
     model_name: str = Field(default="", max_length=253, description="the model's name in the API; default: the last part of its source")
+
+    @model_validator(mode="after")
+    def _slots_of_the_engine(self) -> Self:
+        if self.model.engine is Engine.VLLM and "slots" not in self.serving.model_fields_set:
+            object.__setattr__(self, "serving", self.serving.model_copy(update={"slots": VLLM_SLOTS}))
+        return self
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Self:

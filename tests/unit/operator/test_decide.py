@@ -64,9 +64,14 @@ CASES: dict[str, tuple[Situation, int, str]] = {
     # --------------------------------------------------------------------------------------------- the forecast and its floor
     "without a forecast the present 48 are followed": (S(3, 48), 6, "ScaleUp"),
     "a forecast of nothing cannot take the 3 nodes that the present 24 need": (S(3, 24, 0), 3, "ReactiveFloor"),
-    "a forecast of 8 cannot keep 2 nodes when the present 48 fill 5": (S(2, 48, 8), 5, "ReactiveFloor"),
-    "nor when 2 requests wait: then 48 need 6, at 80 %": (S(2, 48, 8, waiting=2), 6, "ReactiveFloor"),
-    "nor when 48 surely arrive of late: 6": (S(2, 48, 8, risen=True), 6, "ReactiveFloor"),
+    "a forecast of 8 cannot keep 2 nodes when the present 44 need 5 at 88 %": (S(2, 44, 8), 5, "ReactiveFloor"),
+    "44 of which 2 wait need 6, at 80 %": (S(2, 44, 8, waiting=2), 6, "ReactiveFloor"),
+    "44 that surely arrive of late need 6, at 80 %": (S(2, 44, 8, risen=True), 6, "ReactiveFloor"),
+    "the present 49 on 5 nodes are more than full nodes do at scaleUpPercent 95, whose tolerance ends at 100": (
+        S(4, 49, 8, scale_up_percent=95),
+        5,
+        "ReactiveFloor",
+    ),
     "a forecast of 40 raises the 1 node that the present 5 need to 5": (S(1, 5, 40), 5, "ScaleUp"),
     "an incomplete reading of 48 is at least 48: 6": (S(2, 48, 8, complete=False), 6, "ReactiveFloor"),
     "mode Reactive takes no notice of a forecast of 48": (S(2, 12, 48, mode="Reactive"), 2, "Steady"),
@@ -153,7 +158,7 @@ def test_bounds_come_last() -> None:
 MESSAGES = {
     "a peak": (S(3, 10, 48), "forecast peak 48 req/s needs 6 (10 req/s per node × 80 %)"),
     "demand": (S(3, 48), "demand 48 req/s needs 6 (10 req/s per node × 80 %)"),
-    "a floor": (S(2, 48, 8), "demand now is 48 req/s and needs 5 whatever the forecast says"),
+    "a floor": (S(2, 44, 8), "demand now is 44 req/s and needs 5 whatever the forecast says"),
     "a floor of an incomplete reading": (S(2, 48, 8, complete=False), "demand now is at least 48 req/s and needs 6 whatever the forecast says"),
     "a window": (
         S(6, 10, 10, memory=[(240, 6)]),

@@ -288,6 +288,15 @@ def test_keys_are_mounted_in_the_workers_and_what_may_be_given_up_reaches_the_re
     assert "maxOngoingRequests" not in args["serving"]  # follows from the slots
 
 
+@pytest.mark.parametrize(("engine", "slots", "held"), [("transformers", 8, 9 + 72), ("vllm", 128, 144 + 1152)])
+def test_an_object_without_slots_gets_those_of_its_engine(engine: str, slots: int, held: int) -> None:
+    """8, with vLLM 128; one in eight more run, for a moment eight times as many wait: so many Ray Serve lets in, and a few to refuse."""
+    spec = compiled(model={"source": "hf://deepseek-ai/DeepSeek-V3", "engine": engine})["spec"]
+    application = yaml.safe_load(spec["serveConfigV2"])["applications"][0]
+    assert application["args"]["serving"]["slots"] == slots
+    assert 0 < application["deployments"][0]["max_ongoing_requests"] - held <= 64
+
+
 def containers_of(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The Ray container of the workers and of the head."""
     config = spec["rayClusterConfig"]

@@ -102,6 +102,6 @@ def test_a_forecast_that_wavers_around_a_nodes_share_moves_none() -> None:
 
 
 def test_a_forecast_a_third_of_the_truth_leaves_what_the_present_demand_needs() -> None:
-    """It says 16 where 48 arrive: 48 ÷ 10 → 5 nodes all the same."""
+    """It says 16 where 48 arrive: 48 ÷ (10 × 0.88) → 6 nodes all the same."""
     decision = decided(2, 48, foreseen((0.5, 16.0), (0.99, 18.0)))
-    assert (decision.nodes, decision.reason) == (5, "ReactiveFloor")
+    assert (decision.nodes, decision.reason) == (6, "ReactiveFloor")

@@ -232,8 +232,12 @@ class ServingSpec(Part):
     ray_version: str = Field(
         default="2.60.0", description="Ray's version inside the image.", max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+.*$"
     )
-    slots: int = Field(
-        default=8, ge=1, le=256, description="Answers that one replica's engine writes together, step by step; each takes room for its tokens."
+    slots: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Answers that one replica's engine writes together, step by step; each takes room for its tokens. When absent 8, or 128 "
+        "with the engine vllm.",
     )
     max_ongoing_requests: int | None = Field(
         default=None, ge=1, le=1024, description="Requests one replica works on at once. `slots`, and one in eight more, when absent."
@@ -618,8 +622,8 @@ class ScalingSpec(Part):
         default=600,
         ge=10,
         le=86_400,
-        description="While the demand cannot be read the node count is held, or grows to what is still foreseen; after this time it grows to the "
-        "highest count of the last hour.",
+        description="While the demand cannot be read the node count is held, or grows to what is still foreseen; after this time it grows to "
+        "the highest count of the last hour.",
     )
     forecast: ForecastSpec = Field(default_factory=ForecastSpec, description="What is asked of the forecaster.")
     capacity: CapacitySpec = Field(default_factory=CapacitySpec, description="What one node can do.")

@@ -11,7 +11,7 @@ from deepseek_operator.core.types import RECOMMENDATIONS_KEPT_SECONDS, Decision,
 RELEASE_MARGIN_PERCENT = 6
 RELEASE_CARE = 2.0
 """A node is released only if it would still go at 6 points less utilization and at half of the accepted risk. Beside 3 points and two thirds
-that takes a third of the changes a day (136 to 92, 29 to 13, 58 to 50 on the traces this was tuned on) and moves along the same curve: 2 %
+that takes a third of the changes a day (135 to 92, 55 to 33, 64 to 56 on the traces this was tuned on) and moves along the same curve: 2 to 3 %
 more node-hours, as much fewer late (docs/decisions/0018)."""
 
 

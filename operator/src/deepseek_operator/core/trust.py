@@ -15,7 +15,7 @@ Reactive. While they run too high they are not followed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepseek_operator.core.capacity import nodes_for
@@ -78,24 +78,23 @@ class Trust:
         share = f"in {100 * self.high / self.judged:.0f} % of the last {self.judged:.0f} forecasts"
         return f"the forecasts run too high: not half of the load they expect came {share}" if self.lost_high else ""
 
+    def _keeping(self, promises: tuple[Promise, ...], taken_at: float, taken: float) -> Trust:
+        """The same record with these promises open."""
+        return Trust(self.judged, self.low, self.high, self.lost_low, self.lost_high, promises, taken_at, taken)
+
     def _with(self, low: float, high: float) -> Trust:
         """One promise more is judged."""
         kept = math.exp(-1.0 / REMEMBERED)
         judged, lows, highs = self.judged * kept + 1.0, self.low * kept + low, self.high * kept + high
-        return replace(
-            self,
-            judged=judged,
-            low=lows,
-            high=highs,
-            lost_low=lows > (TOO_LOW_REGAINED if self.lost_low else TOO_LOW_LOST) * judged,
-            lost_high=highs > (TOO_HIGH_REGAINED if self.lost_high else TOO_HIGH_LOST) * judged,
-        )
+        lost_low = lows > (TOO_LOW_REGAINED if self.lost_low else TOO_LOW_LOST) * judged
+        lost_high = highs > (TOO_HIGH_REGAINED if self.lost_high else TOO_HIGH_LOST) * judged
+        return Trust(judged, lows, highs, lost_low, lost_high, self.open, self.taken_at, self.taken)
 
 
 def judged(trust: Trust, s: Situation) -> Trust:
     """The record after this moment: open promises meet the present demand, and the forecast of this moment is a new one."""
     if s.demand is None or not s.demand.complete:
-        return replace(trust, open=()) if trust.open else trust  # what came is not known
+        return trust._keeping((), trust.taken_at, trust.taken) if trust.open else trust  # what came is not known
     came = s.demand.rate if s.demand.arrivals is None else s.demand.arrivals
     if trust.open:
         trust = _held(trust, s, came)
@@ -106,7 +105,7 @@ def judged(trust: Trust, s: Situation) -> Trust:
     if s.now - trust.taken_at < lead / OPEN:
         return trust
     promise = Promise(s.now + lead, forecast.middle if forecast.loads else 0.0, _at(forecast, HELD_AT), 0.0)
-    return replace(trust, open=(*trust.open, promise), taken_at=s.now, taken=forecast.issued_at)
+    return trust._keeping((*trust.open, promise), s.now, forecast.issued_at)
 
 
 def _held(trust: Trust, s: Situation, came: float) -> Trust:
@@ -123,7 +122,7 @@ def _held(trust: Trust, s: Situation, came: float) -> Trust:
             still.append(Promise(until, middle, high, highest))
     for low, too_high in closed:
         trust = trust._with(float(low), float(too_high))
-    return replace(trust, open=tuple(still))
+    return trust._keeping(tuple(still), trust.taken_at, trust.taken)
 
 
 def _dear(middle: float, highest: float, s: Situation) -> bool:

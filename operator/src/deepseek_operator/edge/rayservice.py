@@ -163,7 +163,7 @@ def serving_settings(name: str, spec: api.DeepSeekDeploymentSpec) -> ServingSett
             }
         ),
         serving=LimitSettings(
-            slots=limits.slots,
+            **({"slots": limits.slots} if limits.slots else {}),
             max_ongoing_requests=limits.max_ongoing_requests,
             max_queued_requests=limits.max_queued_requests,
             max_output_tokens=limits.max_output_tokens,
