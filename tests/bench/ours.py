@@ -103,7 +103,8 @@ class Forecasts:
     def at(self, quantile: float) -> Callable[[float], PeakForecast | None]:
         """The forecast there was at an instant, as the decision gets it when it provides for this quantile; None where live has none."""
         issued, mean, later, rows = self.issued.tolist(), self.mean.tolist(), self.later.tolist(), self.loads.tolist()
-        quantiles, horizon, lead = self.question.quantiles, self.question.horizon_seconds, self.question.whole_lead_seconds
+        quantiles, horizon = self.question.quantiles, self.question.horizon_seconds
+        lead, slack = self.question.whole_lead_seconds, self.question.slack_seconds
 
         def newest(now: float) -> PeakForecast | None:
             at = bisect_right(issued, now + 1e-6) - 1
@@ -111,7 +112,7 @@ class Forecasts:
                 return None
             loads = tuple(zip(quantiles, rows[at], strict=True))
             peak = float(np.interp(quantile, quantiles, rows[at]))
-            return PeakForecast(peak, mean[at], round(100 * quantile), horizon, issued[at], loads, quantile, later[at], lead)
+            return PeakForecast(peak, mean[at], round(100 * quantile), horizon, issued[at], loads, quantile, later[at], lead, slack)
 
         return newest
 

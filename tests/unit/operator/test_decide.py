@@ -51,8 +51,8 @@ CASES: dict[str, tuple[Situation, int, str]] = {
     "a peak of 24 on 3 nodes is exactly 80 %: nothing is added": (S(3, 10, 24), 3, "Steady"),
     "a peak of 24.01 on 3 nodes is just above 80 %: one node": (S(3, 10, 24.01), 4, "ScaleUp"),
     "a peak of 7 on 3 nodes is 23 %, below 30: down to the 1 it needs": (S(3, 5, 7), 1, "ScaleDown"),
-    "a peak of 8 would bring 1 node to 80 %, above the 74 at which the last one goes: down to 2": (S(3, 5, 8), 2, "ScaleDown"),
-    "a peak of 15.5 on 3 nodes needs 2 at 80 %, but fills them to more than 74: too close to release": (S(3, 5, 15.5), 3, "Steady"),
+    "a peak of 8 would bring 1 node to 80 %, above the 77 at which the last one goes: down to 2": (S(3, 5, 8), 2, "ScaleDown"),
+    "a peak of 15.5 on 3 nodes needs 2 at 80 %, but fills them to more than 77: too close to release": (S(3, 5, 15.5), 3, "Steady"),
     "a peak of 9 on 3 nodes is exactly 30 %, not below it: consolidated to the 2 it needs": (S(3, 5, 9), 2, "Consolidate"),
     "a peak of 14 on 3 nodes is 47 %: consolidated to the 2 it needs": (S(3, 5, 14), 2, "Consolidate"),
     "a peak of 14 under Hold stays at 3": (S(3, 5, 14, between_thresholds="Hold"), 3, "WithinThresholds"),
@@ -158,8 +158,11 @@ def test_bounds_come_last() -> None:
 MESSAGES = {
     "a peak": (S(3, 10, 48), "forecast peak 48 req/s needs 6 (10 req/s per node × 80 %)"),
     "demand": (S(3, 48), "demand 48 req/s needs 6 (10 req/s per node × 80 %)"),
-    "a floor": (S(2, 44, 8), "demand now is 44 req/s and needs 5 whatever the forecast says"),
-    "a floor of an incomplete reading": (S(2, 48, 8, complete=False), "demand now is at least 48 req/s and needs 6 whatever the forecast says"),
+    "a floor": (S(2, 44, 8), "demand now is 44 req/s and needs 5 (10 req/s per node × 88 %) whatever the forecast says"),
+    "a floor of an incomplete reading": (
+        S(2, 48, 8, complete=False),
+        "demand now is at least 48 req/s and needs 6 (10 req/s per node × 80 %) whatever the forecast says",
+    ),
     "a window": (
         S(6, 10, 10, memory=[(240, 6)]),
         "6 was recommended 4 min ago; the window is 5 min (forecast peak 10 req/s needs 2 (10 req/s per node × 80 %))",

@@ -79,16 +79,16 @@ WAVER = settings(max_examples=40, deadline=None)
 
 
 @WAVER
-@given(st.floats(1, 300), st.integers(0, 10_000), st.floats(0, 0.037))
-def test_a_forecast_that_wavers_by_less_than_four_percent_around_a_steady_load_turns_no_node(load: float, seed: int, share: float) -> None:
-    """Nodes are added at 80 % and released only where 74 would do: between (1 + 3.8 %) × 74 and (1 − 3.8 %) × 80 nothing moves twice."""
+@given(st.floats(1, 300), st.integers(0, 10_000), st.floats(0, 0.018))
+def test_a_forecast_that_wavers_by_less_than_two_percent_around_a_steady_load_turns_no_node(load: float, seed: int, share: float) -> None:
+    """Nodes are added at 80 % and released only where 77 would do: between (1 + 1.8 %) × 77 and (1 − 1.8 %) × 80 nothing moves twice."""
     draw = random.Random(seed)
     seen = [(load / 2, load * (1 + share * (2 * draw.random() - 1))) for _ in range(240)]
     assert course(seen, Policy(max_nodes=60)).turns == 0
 
 
 @WAVER
-@given(st.floats(1, 300), st.integers(0, 10_000), st.floats(0, 0.037))
+@given(st.floats(1, 300), st.integers(0, 10_000), st.floats(0, 0.018))
 def test_nor_does_a_demand_that_wavers_so(load: float, seed: int, share: float) -> None:
     """Under a forecast that would keep fewer nodes, and under one that says the same."""
     draw = random.Random(seed)

@@ -91,7 +91,7 @@ def test_a_node_that_would_come_too_late_is_not_asked_for() -> None:
 
 
 def test_a_forecast_that_wavers_around_a_nodes_share_moves_none() -> None:
-    """23 to 24.9 req/s in turn need 3 nodes and 4; once the fourth is there it stays: 23 is more than 74 % of 3 nodes."""
+    """23 to 24.9 req/s in turn need 3 nodes and 4; once the fourth is there it stays: 23 is more than 77 % of 3 nodes."""
     nodes, changes = 3, 0
     for turn in range(40):
         load = 24.9 if turn % 2 else 23.2

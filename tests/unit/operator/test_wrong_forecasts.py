@@ -101,7 +101,7 @@ def test_forecasts_three_times_too_high_cost_two_days_at_most_a_twentieth_more_t
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_forecasts_three_times_too_low_are_no_later_than_mode_reactive(seed: int) -> None:
+def test_forecasts_three_times_too_low_are_at_most_a_point_later_than_mode_reactive(seed: int) -> None:
     """On traffic of single requests, of which one fills a node for its minute: 0 to 4 a minute, at random."""
     draw = random.Random(seed)
     rates = tuple(sum(draw.random() < 0.25 for _ in range(4)) / 60 for _ in range(MINUTES))

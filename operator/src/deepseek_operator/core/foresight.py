@@ -107,6 +107,7 @@ def peak_of(forecast: Forecast, percentile: int, cold_start_seconds: float | Non
         loads=tuple((q, load) for q, load in sorted(carried.items()) if q >= 0.5),
         later=1.0 if cold_start_seconds is None else _later(forecast, lead, cold_start_seconds),
         lead_seconds=lead,
+        slack_seconds=0.0 if sustained is None else sustained.slack_seconds,
     )
 
 

@@ -133,6 +133,8 @@ class PeakForecast:
     """The share of that load which is still expected once a node asked for now is there: below 1 when the load is about to fall."""
     lead_seconds: float = 0.0
     """How far ahead `loads` reach; 0: over the whole horizon."""
+    slack_seconds: float = 10.0
+    """How long work may wait within `loads`."""
 
     @property
     def middle(self) -> float:
