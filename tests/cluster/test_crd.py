@@ -308,7 +308,7 @@ def test_models_and_api_server_agree_on_500_random_specs(cluster: LocalCluster) 
 EXPLAINED = {
     "dsd.spec.scaling": (
         "scaleUpPercent\t<integer>\n Nodes are added when predicted utilization passes this; without a forecast, and once "
-        "requests wait, the present one. Default: 80. Allowed: 10 to 100.",
+        "requests wait, the present one; otherwise the present one may pass it by a tenth. Default: 80. Allowed: 10 to 100.",
         "scaleDownPercent\t<integer>\n Nodes are released when predicted utilization falls below this. Default: 30. Allowed: 1 to 99.",
         "mode\t<string>\n enum: Predictive, Reactive, Shadow, Manual\n Predictive follows the forecast and never goes below what the present "
         "demand needs;",

@@ -41,9 +41,10 @@ class EngineReplica:
             from deepseek_serving import side_door
             from deepseek_serving.api import make_api
 
-            self._door = side_door.SideDoor(make_api(self._service), settings.serving.direct_port)
-            self._door.open()
-            await self._door.noticed(settings.serving.direct_noticed_seconds)
+            door = side_door.SideDoor(make_api(self._service), settings.serving.direct_port)
+            door.open()
+            self._door = door
+            await door.noticed(settings.serving.direct_noticed_seconds)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the app after the constructor."""
@@ -60,8 +61,12 @@ class EngineReplica:
         if service := getattr(self, "_service", None):
             if door := getattr(self, "_door", None):
                 service.ready = False  # /readyz says so from now on, and whoever probes it stops sending
-                await door.close(service.settings.serving.direct_linger_seconds)
-            await service.stop()
+                try:
+                    await door.close(service.settings.serving.direct_linger_seconds)
+                finally:
+                    await service.stop()
+            else:
+                await service.stop()
 
 
 def build(args: dict[str, Any]) -> serve.Application:

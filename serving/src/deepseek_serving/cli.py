@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepseek_serving.settings import SOURCE_FORMS, Engine, Mode, Quantization, ServingSettings
+from deepseek_serving.settings import SOURCE_FORMS, VLLM_SLOTS, Engine, LimitSettings, Mode, Quantization, ServingSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--engine", choices=[engine.value for engine in Engine], help="exit with 1 unless this engine runs the model")
     check.add_argument("--quantization", choices=[kind.value for kind in Quantization], default=Quantization.INT4.value)
     check.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.AUTO.value)
-    check.add_argument("--slots", type=int, default=8, help="answers at once (default 8)")
+    check.add_argument("--slots", type=int, help=f"answers at once (default {LimitSettings().slots}, with --engine vllm {VLLM_SLOTS})")
     check.add_argument("--tokens", type=int, default=4096, help="tokens of each, prompt and answer (default 4096)")
     check.add_argument("--json", action="store_true", help="the same as JSON, sizes in bytes")
     check.set_defaults(run=_check_compatibility)
@@ -100,12 +100,13 @@ def _check_compatibility(parsed: argparse.Namespace) -> int:
     from deepseek_serving.compatibility import UnreadableModelError, examine, table
 
     try:
-        verdict = examine(parsed.model_path, slots=parsed.slots, tokens=parsed.tokens, mode=Mode(parsed.mode))
+        slots = parsed.slots or (VLLM_SLOTS if parsed.engine == Engine.VLLM else LimitSettings().slots)
+        verdict = examine(parsed.model_path, slots=slots, tokens=parsed.tokens, mode=Mode(parsed.mode))
     except UnreadableModelError as error:
         print(error, file=sys.stderr)
         return 2
     kind = Quantization(parsed.quantization)
-    print(json.dumps(verdict.told(), indent=2) if parsed.json else table(verdict, kind, parsed.slots, parsed.tokens))
+    print(json.dumps(verdict.told(), indent=2) if parsed.json else table(verdict, kind, slots, parsed.tokens))
     if parsed.engine and Engine(parsed.engine) not in verdict.engines():
         print(f"engine {parsed.engine} does not run {verdict.model_type}", file=sys.stderr)
         return 1

@@ -185,6 +185,15 @@ def make_server(app: ASGIApp, **options: Any) -> Server:
     return Server(uvicorn.Config(app, **{**settings, **options}))
 
 
+def somebody_listens(host: str, port: int) -> bool:
+    """Whether a connection to this port is taken."""
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def shared_socket(host: str, port: int) -> socket.socket:
     """A listening socket that other processes of this pod may share: the kernel spreads new connections over all that listen."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)

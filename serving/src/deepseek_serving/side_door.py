@@ -17,7 +17,7 @@ import os
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deepseek_serving.listening import make_server, shared_socket
+from deepseek_serving.listening import make_server, shared_socket, somebody_listens
 from deepseek_serving.openai import ApiError
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ OLDEST_SECONDS = 30.0
 """A connection that is kept longer ends with its next answer. A Service sends connections to nodes, not requests: who keeps one for ever never
 reaches a node that joins, and never leaves a Ray cluster that has been replaced and is about to be deleted."""
 
+UNUSED_SECONDS = 30
+"""A connection that nobody uses for so long ends, for the same reason."""
+
 
 class SideDoor:
     """Made inside the event loop that it serves on."""
@@ -49,8 +52,9 @@ class SideDoor:
 
     def open(self) -> None:
         """Listen from now on. Raises OSError when the port is somebody else's."""
+        self._in_company = somebody_listens("127.0.0.1", self._port)
         listening = shared_socket("0.0.0.0", self._port)  # noqa: S104 - inside the pod's own network
-        self._server = make_server(self._answer, interface="asgi3", lifespan="off")
+        self._server = make_server(self._answer, interface="asgi3", lifespan="off", timeout_keep_alive=UNUSED_SECONDS)
         self._serving = asyncio.create_task(self._server.serve([]), name="side door")
         self._server.listen(listening, OLDEST_SECONDS)
 
@@ -58,9 +62,10 @@ class SideDoor:
         """Wait until a probe of this node has asked here and the Service knows of it, but not for ever.
 
         Ray Serve stops the next old replica, and KubeRay moves the Service to a new cluster, as soon as a replica has started: if nobody was
-        sent here by then, there may be nobody left to be sent to.
+        sent here by then, there may be nobody left to be sent to. Where another replica of this node listens at the port already there is
+        nothing to wait for: the probe is that one's concern, and the kernel may well take each of its questions there.
         """
-        if not within_seconds:
+        if not within_seconds or self._in_company:
             return
         try:
             await asyncio.wait_for(self._asked.wait(), within_seconds)

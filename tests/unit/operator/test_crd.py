@@ -128,7 +128,7 @@ def test_each_rule_stands_at_its_node() -> None:
 
 def test_the_description_says_default_and_bounds_for_kubectl_explain() -> None:
     """`kubectl explain` prints descriptions and enums, neither defaults nor bounds."""
-    assert NODES[".spec.scaling.scaleUpPercent"]["description"].endswith("the present one. Default: 80. Allowed: 10 to 100.")
+    assert NODES[".spec.scaling.scaleUpPercent"]["description"].endswith("by a tenth. Default: 80. Allowed: 10 to 100.")
 
 
 def test_the_names_columns_and_subresources_are_those_of_the_models() -> None:

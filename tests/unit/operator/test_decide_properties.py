@@ -158,12 +158,16 @@ def test_unknown_or_incomplete_demand_is_no_evidence_later(s: Situation, rate: f
 @MANY
 @given(SITUATIONS)
 def test_a_forecast_never_goes_below_what_the_present_demand_needs(s: Situation) -> None:
-    """Where nothing may slow adding down: at least ceil(demand ÷ (capacity × scaleUpPercent)), within bounds."""
+    """Where nothing may slow adding down: at least ceil(demand ÷ (capacity × scaleUpPercent)), within bounds; a tenth beyond that percentage
+    while a forecast decides and nobody waits."""
     assume(s.demand is not None and s.node_capacity is not None and s.policy.mode != "Manual")
     assert s.demand is not None
     assert s.node_capacity is not None
     free = replace(s, policy=replace(s.policy, scale_up_cooldown_seconds=0, max_scale_up_nodes=None))
-    needed = nodes_for(s.demand.rate, s.node_capacity, s.policy.scale_up_percent)
+    percent = s.policy.scale_up_percent
+    if s.foreseen is not None and s.demand.complete and not s.demand.pressing:
+        percent = min(100, round(1.1 * percent))
+    needed = nodes_for(s.demand.rate, s.node_capacity, percent)
     assert decide(free).nodes >= min(needed, s.policy.max_nodes)
 
 

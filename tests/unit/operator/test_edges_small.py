@@ -28,7 +28,7 @@ from deepseek_operator.edge.rayservice import (
 )
 from deepseek_operator.fleet import Seen
 from deepseek_serving.settings import LimitSettings
-from deepseek_serving.side_door import LATE_SECONDS, OLDEST_SECONDS
+from deepseek_serving.side_door import LATE_SECONDS, OLDEST_SECONDS, UNUSED_SECONDS
 
 # ----------------------------------------------------------------------------------------------------------------- watches
 
@@ -332,12 +332,11 @@ def test_a_worker_with_a_port_of_its_own_is_ready_only_when_that_port_answers() 
     assert all("readinessProbe" not in container for container in containers_of(compiled()["spec"]))
 
 
-def test_a_replica_with_a_port_of_its_own_gets_twenty_seconds_more_to_go() -> None:
-    """240 s for the longest answer, + 15 s until nobody is sent there, + 5 s; Ray's drain 30 s more, the pod's grace another 30 s.
-
-    A cluster that was replaced lives 240 + 40 s: a connection is kept for 30 s.
+def test_a_replica_with_a_port_of_its_own_gets_another_answers_time_and_twenty_seconds_to_go() -> None:
+    """240 s for the longest answer by the proxies, 240 s for one begun then by its own port, 15 s until nobody is sent there, 5 s; Ray's drain
+    30 s more, the pod's grace another 30 s. A cluster that was replaced lives 2 × 240 + 70 s: a connection is kept for 30 s, unused for 30.
     """
-    for port, whole, replaced in ((8100, 260, 280), (None, 240, 240)):
+    for port, whole, replaced in ((8100, 500, 550), (None, 240, 240)):
         spec = compiled(serving={"directPort": port, "gracefulShutdownSeconds": 240} if port else {"gracefulShutdownSeconds": 240})["spec"]
         worker, _ = containers_of(spec)
         deployment = yaml.safe_load(spec["serveConfigV2"])["applications"][0]["deployments"][0]
@@ -346,7 +345,7 @@ def test_a_replica_with_a_port_of_its_own_gets_twenty_seconds_more_to_go() -> No
         assert (deployment["graceful_shutdown_timeout_s"], int(drain), grace) == (whole, whole + 30, whole + 60)
         assert spec["rayClusterDeletionDelaySeconds"] == replaced
     assert LimitSettings().direct_linger_seconds + 2 * LATE_SECONDS < direct_port.LEAVING_SECONDS
-    assert OLDEST_SECONDS < direct_port.MOVING_SECONDS
+    assert OLDEST_SECONDS + UNUSED_SECONDS < direct_port.MOVING_SECONDS
 
 
 def service_of(spec: dict[str, Any]) -> dict[str, Any]:

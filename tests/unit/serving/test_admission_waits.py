@@ -125,8 +125,8 @@ def test_a_burst_is_taken_whole_and_a_queue_that_stands_takes_no_more(engine: Ca
     assert play([0.0] * 81 + [5.0] * 81, engine).refused == 0
 
 
-def test_a_burst_over_half_a_second_is_a_moment_where_answers_take_seconds() -> None:
-    """Answers of 4 s, known since the first 8: 40 requests over 0.9 s all get in. Of answers of 0.05 s each, at that pace, some do not."""
+def test_a_burst_over_a_second_is_a_moment_where_answers_take_seconds() -> None:
+    """Answers of 4 s, known since the first 8: 40 requests over 0.9 s all get in. Where answers take 0.9 s some do not."""
 
     def lasting(seconds: float) -> Callable[[], Work]:
         return lambda: lambda: asyncio.sleep(seconds)

@@ -205,6 +205,18 @@ async def test_a_replica_has_started_when_a_probe_has_asked_it_and_the_service_k
         await asyncio.wait_for(door.close(0), 5)
 
 
+async def test_a_replica_waits_for_no_probe_where_a_neighbour_listens_already() -> None:
+    """The first of two on a port waits its second; the second is done at once, though nobody asked it either."""
+    port, clock = free_port(), asyncio.get_running_loop().time
+    async with opened(port) as first, opened(port) as second:
+        began = clock()
+        await second.noticed(30)
+        assert clock() - began < 0.1
+        await first.noticed(1)
+        assert clock() - began >= 1
+        await asyncio.gather(first.close(0), second.close(0))
+
+
 async def test_a_node_may_have_another_port_than_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable says 127.0.0.1:N where the settings say 8100."""
     port = free_port()

@@ -52,7 +52,10 @@ class Wiring:
             if port.get("name") in NAMED_PLACES:
                 self._places[number] = NAMED_PLACES[port["name"]]
             elif number not in self._places:
-                self._places[number] = next(own)
+                place = next(own, None)
+                if place is None:
+                    raise ValueError(f"a pod may declare at most {LAST_OWN + 1 - FIRST_OWN} ports besides Ray's")
+                self._places[number] = place
         self._declared = [int(port["containerPort"]) for port in container.get("ports") or []]
 
     def local_port(self, container_port: int) -> int:

@@ -156,7 +156,8 @@ class ModelSpec(Part):
     compile: Compile = Field(
         default="auto",
         description="Whether decoding steps are compiled (torch.compile) while loading: faster steps for half a minute and more of start, and "
-        "a C++ compiler in the image where there is no GPU. auto leaves it to the engine: vllm compiles, transformers does not. Decoders that "
+        "a C++ compiler in the image (its build argument MORE_PACKAGES brings one). auto leaves it to the engine: vllm compiles, "
+        "transformers does not. Decoders that "
         "are graphs already (DeepSeek-VL, Janus and Llama on CPU, unless in 16 bits) take no notice.",
     )
 
@@ -192,13 +193,18 @@ class DegradeSpec(Part):
     )
 
 
-PORTS_OF_RAY = (6379, 8000, 8080, 8265, 9000, 10001, 52365)
-"""GCS, Serve, metrics, dashboard, Serve's gRPC, Ray's client, dashboard agent: taken in every Ray pod."""
+PORTS_OF_RAY = (6379, 8000, 8080, 8265, 8404, 9000, 9101, 52365)
+"""GCS, Serve, metrics, dashboard, HAProxy's statistics, Serve's gRPC, HAProxy's metrics, dashboard agent: taken in Ray pods, or may be."""
+
+FIRST_OF_RAY, LAST_OF_RAY = 10001, 19999
+"""Ray's client, and what `ray start` gives its workers."""
+
+_TAKEN = f"one of Ray's ports ({', '.join(map(str, PORTS_OF_RAY))}, {FIRST_OF_RAY} to {LAST_OF_RAY})"
 
 
 def _is_free_port(port: int) -> int:
-    if port in PORTS_OF_RAY:
-        raise ValueError(f"must not be one of Ray's ports ({', '.join(map(str, PORTS_OF_RAY))}), was {port}")
+    if port in PORTS_OF_RAY or FIRST_OF_RAY <= port <= LAST_OF_RAY:
+        raise ValueError(f"must not be {_TAKEN}, was {port}")
     return port
 
 
@@ -210,8 +216,8 @@ OwnPort = Annotated[
         json_schema_extra=_schema(
             x_kubernetes_validations=[
                 {
-                    "rule": f"!(self in [{', '.join(map(str, PORTS_OF_RAY))}])",
-                    "message": f"must not be one of Ray's ports ({', '.join(map(str, PORTS_OF_RAY))})",
+                    "rule": f"!(self in [{', '.join(map(str, PORTS_OF_RAY))}]) && (self < {FIRST_OF_RAY} || self > {LAST_OF_RAY})",
+                    "message": f"must not be {_TAKEN}",
                 }
             ]
         ),
@@ -269,7 +275,8 @@ class ServingSpec(Part):
     )
     direct_port: OwnPort | None = Field(
         default=None,
-        description="Port of <name>-serve-svc on which replicas answer by themselves, past Ray Serve's proxies: several times as many requests "
+        description="Port of `<name>-serve-svc` on which replicas answer by themselves, past Ray Serve's proxies: several times as many "
+        "requests "
         "per second, and less comfort (docs/serving.md). Ray Serve's port goes on as before. None when absent.",
     )
     remote_image_hosts: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
@@ -565,7 +572,8 @@ class ScalingSpec(Part):
         default=80,
         ge=10,
         le=100,
-        description="Nodes are added when predicted utilization passes this; without a forecast, and once requests wait, the present one.",
+        description="Nodes are added when predicted utilization passes this; without a forecast, and once requests wait, the present one; "
+        "otherwise the present one may pass it by a tenth.",
     )
     scale_down_percent: int = Field(default=30, ge=1, le=99, description="Nodes are released when predicted utilization falls below this.")
     between_thresholds: BetweenThresholds = Field(

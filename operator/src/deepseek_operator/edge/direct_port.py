@@ -17,9 +17,9 @@ WORKER_PORT_NAME = "direct"
 LEAVING_SECONDS = LimitSettings().direct_linger_seconds + 5
 """What a replica needs on top of its longest answer: 15 s until nobody is sent there any more, 2 + 2 s for those who are late, 1 s of slack."""
 
-MOVING_SECONDS = 40
-"""What clients need to leave a Ray cluster that has been replaced, on top of their longest answer: a connection ends with the first answer
-that begins 30 s after it was made, and 10 s until no new ones are made."""
+MOVING_SECONDS = 70
+"""What clients need to leave a Ray cluster that has been replaced, on top of two of their longest answers: 10 s until no new connection is made
+there, an answer that begins when a connection is just under 30 s old, 30 s in which it may stand unused, and the answer it ends with."""
 
 NOTICED_SECONDS = 20
 """How long a replica that starts waits for the probe below to ask its port: every 5 s, at the latest 15 s after its container has started."""
@@ -40,14 +40,15 @@ def service_part(port: int | None) -> dict[str, Any]:
     return {"serveService": {"spec": {"ports": [{"name": SERVICE_PORT_NAME, "port": port, "targetPort": WORKER_PORT_NAME}]}}}
 
 
-def leaving_seconds(port: int | None) -> int:
-    """How much longer than its longest answer a replica takes to go."""
-    return LEAVING_SECONDS if port else 0
+def leaving_seconds(port: int | None, longest: int) -> int:
+    """How long a replica may take to go: Ray Serve lets the answers by its proxies end, and then the replica those of its own port. An upper
+    bound: it goes as soon as both have. `longest`: seconds of the longest answer."""
+    return 2 * longest + LEAVING_SECONDS if port else longest
 
 
-def moving_seconds(port: int | None) -> int:
-    """How much longer than its longest answer a Ray cluster that has been replaced must live."""
-    return MOVING_SECONDS if port else 0
+def moving_seconds(port: int | None, longest: int) -> int:
+    """How long a Ray cluster that has been replaced must live. `longest`: seconds of the longest answer."""
+    return 2 * longest + MOVING_SECONDS if port else longest
 
 
 def readiness(port: int | None, serve_port: int) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def compile_service(
         "spec": {
             "upgradeStrategy": {"type": "NewCluster"},
             # The only time an upgrade gives the old cluster to finish what it has.
-            "rayClusterDeletionDelaySeconds": max(60, longest + direct_port.moving_seconds(direct)),
+            "rayClusterDeletionDelaySeconds": max(60, direct_port.moving_seconds(direct, longest)),
             "excludeHeadPodFromServeSvc": False,
             **direct_port.service_part(direct),
             "serveConfigV2": _as_yaml(json.dumps(_serve_config(namespace, name, spec, nodes))),
@@ -206,7 +206,7 @@ def _serve_config(namespace: str, name: str, spec: api.DeepSeekDeploymentSpec, n
 
 def _grace_seconds(spec: api.DeepSeekDeploymentSpec) -> int:
     """What a replica gets to end its answers and go."""
-    return spec.serving.graceful_shutdown_seconds + direct_port.leaving_seconds(spec.serving.direct_port)
+    return direct_port.leaving_seconds(spec.serving.direct_port, spec.serving.graceful_shutdown_seconds)
 
 
 def _replica_resources(spec: api.DeepSeekDeploymentSpec) -> dict[str, float]:

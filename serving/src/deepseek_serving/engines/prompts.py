@@ -36,7 +36,7 @@ class PromptReader:
             raise context_exceeded(len(ids), loaded.context)
         if not len(ids):
             raise RequestError("The prompt is empty.", param="prompt")
-        image = int(torch.eq(ids, loaded.image_token or 0).sum()) if pictures else 0
+        image = int(torch.eq(ids, loaded.image_token).sum()) if pictures and loaded.image_token is not None else 0
         return Prompt(ids, pixels), PromptSize(len(ids), image)
 
 
