@@ -131,6 +131,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "source with a line break": ({"model": {"source": "file:///a\nb"}}, "must be hf://ORGANISATION/NAME"),
     "a port that Ray has": ({"serving": {"directPort": 8000}}, "must not be one of Ray's ports (6379, 8000,"),
+    "a port of Ray's workers": ({"serving": {"directPort": 12000}}, "must not be one of Ray's ports (6379, 8000,"),
     "capacity 0": ({"scaling": {"capacity": {"requestsPerSecondPerNode": "0"}}}, "must be a quantity greater than 0, such as '12.5'"),
     "capacity many": ({"scaling": {"capacity": {"requestsPerSecondPerNode": "many"}}}, "must be a quantity greater than 0, such as '12.5'"),
     "capacity as a number": ({"scaling": {"capacity": {"requestsPerSecondPerNode": 12.5}}}, 'must be of type string: "number"'),

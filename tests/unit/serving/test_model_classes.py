@@ -186,9 +186,10 @@ def test_pictures_and_texts_are_read_as_the_whole_processor_reads_them(
         assert torch.equal(tensor, whole[name].flatten(0, 1) if whole[name].dim() == 5 else whole[name])
 
 
-@pytest.mark.parametrize("spoiled", ["preamble", "nothing to hear", "another picture"])
+@pytest.mark.parametrize("spoiled", ["preamble", "nothing to hear", "another picture", "no narrow pictures"])
 def test_a_processor_that_does_more_than_its_parts_is_called_whole(spoiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that writes words of its own before each text, one without the parts, one that alters pictures outside them: read all the same."""
+    """One that writes words of its own before each text, one without the parts, one that alters pictures outside them, one that refuses some:
+    read all the same."""
     from transformers import AutoProcessor
 
     from deepseek_serving.engines.looking import PictureReader
@@ -200,6 +201,17 @@ def test_a_processor_that_does_more_than_its_parts_is_called_whole(spoiled: str,
     elif spoiled == "nothing to hear":
         monkeypatch.setattr(type(processor), "replace_image_token", property(), raising=True)
         monkeypatch.setattr(type(processor), "_process_images", lambda self, images, **more: (self.image_processor(images, **more), ["x"]))
+    elif spoiled == "no narrow pictures":
+        own = type(processor.image_processor).preprocess
+
+        def choosy(self: Any, images: Any, **more: Any) -> Any:
+            done = own(self, images, **more)
+            flat = [one for each in images for one in (each if isinstance(each, list) else [each])]
+            if any(min(one.shape[:2]) < 4 for one in flat):
+                raise ArithmeticError("too narrow")
+            return done
+
+        monkeypatch.setattr(type(processor.image_processor), "preprocess", choosy)
     else:
         own = type(processor.image_processor).preprocess
 
