@@ -187,7 +187,7 @@ def test_the_api_server_fills_in_every_default_of_the_models(cluster: LocalClust
     assert stored["nodes"]["resources"] == {"limits": {"nvidia.com/gpu": 1, "cpu": "4", "memory": "32Gi"}}
     assert (stored["scaling"]["scaleUpPercent"], stored["scaling"]["scaleDownPercent"]) == (80, 30)
     assert stored["scaling"]["forecast"] == {"horizonSeconds": 600}
-    assert stored["model"] == {**MINIMAL["model"], "quantization": "none", "mode": "auto", "engine": "transformers"}
+    assert stored["model"] == {**MINIMAL["model"], "quantization": "none", "mode": "auto", "engine": "transformers", "compile": "auto"}
 
 
 def test_a_part_given_half_is_completed(cluster: LocalCluster) -> None:
