@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +19,7 @@ from typing import Any
 import pytest
 from endpoints import Endpoints
 from fakes import deployment
+from operator_program import running_operator
 from streaming_clients import Clients
 
 from deepseek_localcluster import LocalCluster
@@ -50,21 +48,8 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.fixture(scope="module", autouse=True)
 def operator(cluster: LocalCluster) -> Iterator[None]:
     """The operator's program, ticking every second."""
-    log = cluster.directory / "operator.log"
-    command = [
-        str(Path(sys.executable).parent / "deepseek-operator"), "run", "--kubeconfig", str(cluster.kubeconfig),
-        "--prometheus", cluster.prometheus_url, "--http-proxy", cluster.proxy_url, "--tick-seconds", "1", "--step-seconds", "2",
-        "--demand-window-seconds", "10", "--ray-metrics-interval-seconds", "1",
-        "--metrics-listen", f"127.0.0.1:{cluster.free_port()}", "--health-listen", f"127.0.0.1:{cluster.free_port()}",
-    ]  # fmt: skip
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-            print(log.read_text()[-8000:])
+    with running_operator(cluster):
+        yield
 
 
 def chat(

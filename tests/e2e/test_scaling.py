@@ -8,9 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from fakes import deployment
+from operator_program import running_operator
 
 from deepseek_localcluster import LocalCluster
 from deepseek_operator.api.crd import CRD_NAME, FILE_NAME
@@ -78,21 +76,8 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.fixture
 def operator(cluster: LocalCluster) -> Iterator[Path]:
     """The operator's program, ticking every second; gives its log."""
-    log = cluster.directory / "operator.log"
-    command = [
-        str(Path(sys.executable).parent / "deepseek-operator"), "run", "--kubeconfig", str(cluster.kubeconfig),
-        "--prometheus", cluster.prometheus_url, "--http-proxy", cluster.proxy_url, "--tick-seconds", "1", "--step-seconds", "2",
-        "--demand-window-seconds", "10", "--ray-metrics-interval-seconds", "1",
-        "--metrics-listen", f"127.0.0.1:{cluster.free_port()}", "--health-listen", f"127.0.0.1:{cluster.free_port()}",
-    ]  # fmt: skip
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            yield log
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-            print(log.read_text()[-8000:])
+    with running_operator(cluster) as log:
+        yield log
 
 
 def _nodes(cluster: LocalCluster) -> dict[str, int]:

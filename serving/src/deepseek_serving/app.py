@@ -59,13 +59,11 @@ class EngineReplica:
     async def __del__(self) -> None:
         """Ray Serve calls this once no request is left, and awaits it."""
         if service := getattr(self, "_service", None):
-            if door := getattr(self, "_door", None):
-                service.ready = False  # /readyz says so from now on, and whoever probes it stops sending
-                try:
+            try:
+                if door := getattr(self, "_door", None):
+                    service.ready = False  # /readyz says so from now on, and whoever probes it stops sending
                     await door.close(service.settings.serving.direct_linger_seconds)
-                finally:
-                    await service.stop()
-            else:
+            finally:
                 await service.stop()
 
 

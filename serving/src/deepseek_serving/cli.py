@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepseek_serving.settings import SOURCE_FORMS, VLLM_SLOTS, Engine, LimitSettings, Mode, Quantization, ServingSettings
+from deepseek_serving.settings import SOURCE_FORMS, Engine, Mode, Quantization, ServingSettings, usual_slots
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--engine", choices=[engine.value for engine in Engine], help="exit with 1 unless this engine runs the model")
     check.add_argument("--quantization", choices=[kind.value for kind in Quantization], default=Quantization.INT4.value)
     check.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.AUTO.value)
-    check.add_argument("--slots", type=int, help=f"answers at once (default {LimitSettings().slots}, with --engine vllm {VLLM_SLOTS})")
+    check.add_argument(
+        "--slots", type=int, help=f"answers at once (default {usual_slots(None)}, with --engine vllm {usual_slots(Engine.VLLM)})"
+    )
     check.add_argument("--tokens", type=int, default=4096, help="tokens of each, prompt and answer (default 4096)")
     check.add_argument("--json", action="store_true", help="the same as JSON, sizes in bytes")
     check.set_defaults(run=_check_compatibility)
@@ -100,7 +102,7 @@ def _check_compatibility(parsed: argparse.Namespace) -> int:
     from deepseek_serving.compatibility import UnreadableModelError, examine, table
 
     try:
-        slots = parsed.slots or (VLLM_SLOTS if parsed.engine == Engine.VLLM else LimitSettings().slots)
+        slots = parsed.slots or usual_slots(Engine(parsed.engine) if parsed.engine else None)
         verdict = examine(parsed.model_path, slots=slots, tokens=parsed.tokens, mode=Mode(parsed.mode))
     except UnreadableModelError as error:
         print(error, file=sys.stderr)

@@ -185,6 +185,11 @@ VLLM_SLOTS = 128
 """As many as vLLM's own scheduler takes where nobody says otherwise (`SchedulerConfig.DEFAULT_MAX_NUM_SEQS`, vLLM 0.13)."""
 
 
+def usual_slots(engine: Engine | None) -> int:
+    """The slots of an engine where nobody says otherwise."""
+    return VLLM_SLOTS if engine is Engine.VLLM else LimitSettings().slots
+
+
 class ServingSettings(_Section):
     """Everything a replica is told.
 
@@ -200,8 +205,8 @@ class ServingSettings(_Section):
 
     @model_validator(mode="after")
     def _slots_of_the_engine(self) -> Self:
-        if self.model.engine is Engine.VLLM and "slots" not in self.serving.model_fields_set:
-            object.__setattr__(self, "serving", self.serving.model_copy(update={"slots": VLLM_SLOTS}))
+        if "slots" not in self.serving.model_fields_set:
+            object.__setattr__(self, "serving", self.serving.model_copy(update={"slots": usual_slots(self.model.engine)}))
         return self
 
     @classmethod

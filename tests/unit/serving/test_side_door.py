@@ -224,4 +224,5 @@ async def test_a_node_may_have_another_port_than_the_settings(monkeypatch: pytes
     door: Any = SideDoor(app(), 8100)
     door.open()
     await listens(port)
+    assert await accepts(port)
     await asyncio.wait_for(door.close(0), 5)

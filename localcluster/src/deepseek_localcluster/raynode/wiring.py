@@ -140,4 +140,8 @@ def container_port(container: Object, port: int | str) -> int:
 
 def has_port(container: Object, port: int | str) -> bool:
     """Whether a Service's ``targetPort`` leads anywhere in this container: a number always does, a name only where a port is called so."""
-    return isinstance(port, int) or port.isdigit() or port in {each.get("name") for each in container.get("ports") or []}
+    try:
+        container_port(container, port)
+    except LookupError:
+        return False
+    return True

@@ -157,8 +157,7 @@ class ModelSpec(Part):
         default="auto",
         description="Whether decoding steps are compiled (torch.compile) while loading: faster steps for half a minute and more of start, and "
         "a C++ compiler in the image (its build argument MORE_PACKAGES brings one). auto leaves it to the engine: vllm compiles, "
-        "transformers does not. Decoders that "
-        "are graphs already (DeepSeek-VL, Janus and Llama on CPU, unless in 16 bits) take no notice.",
+        "transformers does not. Decoders that are graphs already (DeepSeek-VL, Janus and Llama on CPU, unless in 16 bits) take no notice.",
     )
 
 
@@ -276,8 +275,7 @@ class ServingSpec(Part):
     direct_port: OwnPort | None = Field(
         default=None,
         description="Port of `<name>-serve-svc` on which replicas answer by themselves, past Ray Serve's proxies: several times as many "
-        "requests "
-        "per second, and less comfort (docs/serving.md). Ray Serve's port goes on as before. None when absent.",
+        "requests per second, and less comfort (docs/serving.md). Ray Serve's port goes on as before. None when absent.",
     )
     remote_image_hosts: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
         default_factory=list,

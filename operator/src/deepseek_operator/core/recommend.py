@@ -102,7 +102,7 @@ def by_forecast(s: Situation, demand: Demand, forecast: PeakForecast, node_capac
     if needed == s.nodes:
         return verdict
     careful = 1.0 - (1.0 - forecast.provided) / RELEASE_CARE
-    kept = min(s.nodes, nodes_foreseen(p, forecast, node_capacity, percent=released_below(p), quantile=careful))
+    kept = min(s.nodes, nodes_foreseen(p, forecast, node_capacity, percent=released_below(p.scale_up_percent), quantile=careful))
     if kept == s.nodes:
         return verdict.but(s.nodes, "Steady", f"{why}; too close to {s.nodes} to release a node")
     return _released(s, replace(verdict, recommended=kept), kept, load)
@@ -141,6 +141,6 @@ def _released(s: Situation, verdict: Decision, needed: int, load: str) -> Decisi
     return replace(verdict.but(s.nodes, "WithinThresholds", held), recommended=s.nodes)
 
 
-def released_below(policy: Policy) -> int:
-    """Nodes that a forecast lets go may bring utilization to this percentage, and not to scaleUpPercent: a load that wavers moves none."""
-    return max(1, policy.scale_up_percent - RELEASE_MARGIN_PERCENT)
+def released_below(percent: int) -> int:
+    """Nodes that go may bring utilization to this percentage, and not to the one at which they are added: a load that wavers moves none."""
+    return max(1, percent - RELEASE_MARGIN_PERCENT)

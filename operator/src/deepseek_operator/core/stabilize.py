@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deepseek_operator.core.capacity import nodes_for
-from deepseek_operator.core.recommend import RELEASE_MARGIN_PERCENT
+from deepseek_operator.core.recommend import released_below
 from deepseek_operator.core.types import Decision, Situation
 
 TOLERANCE = 0.1
@@ -30,7 +30,7 @@ def reactive_floor(d: Decision, s: Situation) -> Decision:
         percent = min(100, round(percent * (1 + TOLERANCE)))
     needed = nodes_for(s.demand.rate, s.node_capacity, percent)
     if s.foreseen is not None and needed < s.nodes:
-        percent = max(1, percent - RELEASE_MARGIN_PERCENT)
+        percent = released_below(percent)
         needed = min(s.nodes, nodes_for(s.demand.rate, s.node_capacity, percent))
     if d.nodes >= needed:
         return d if d.recommended >= needed else replace(d, recommended=needed)
